@@ -1,0 +1,1 @@
+"""Pure functions every method stands on: no files, no training loops, no printing."""

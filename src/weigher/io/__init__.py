@@ -1,0 +1,1 @@
+"""Files in and out: audio, features, manifests, RTTM, voices and data sets; knows nothing of models."""

@@ -1,0 +1,206 @@
+import json
+import statistics
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import weigher.studies
+from weigher.errors import RequestError
+from weigher.studies import harness
+from weigher.studies.harness import Claim, Context, Result, Row, Study
+
+FAKES = Path(__file__).parent / "fakes"
+ROOT = Path(__file__).parents[2]
+KEYS = ["study", "card", "budget", "seeds", "data", "rows", "claims", "seconds", "versions", "commit"]
+
+
+@pytest.fixture
+def fakes(monkeypatch):
+    monkeypatch.setattr(weigher.studies, "__path__", [*weigher.studies.__path__, str(FAKES)])
+
+
+def context(out, *, seeds=3, data=None, progress=lambda stage, done, total: None):
+    return Context(data=data, seeds=tuple(range(seeds)), budget="small", out=out, progress=progress)
+
+
+def test_row_gives_mean_and_sample_standard_deviation():
+    values = [1.0, 2.0, 4.0, 9.0]
+    row = Row.of("m", "x", iter(values))
+    assert (row.mean, row.n) == (4.0, 4)
+    assert row.std == pytest.approx(statistics.stdev(values))
+    assert Row.of("m", "x", [2.0]) == Row("m", "x", 2.0, None, 1)
+
+
+@pytest.mark.parametrize("values", [[], [1.0, float("nan")], [float("inf")]])
+def test_row_refuses_what_is_no_figure(values):
+    with pytest.raises(ValueError, match="finite"):
+        Row.of("m", "x", values)
+
+
+def test_clearly_less_counts_the_spread():
+    # Two standard errors of the difference: 2 * sqrt(1/4 + 1/4) = 1.414.
+    at_ten = Row("b", "x", 10.0, 1.0, 4)
+    assert harness.clearly_less(Row("a", "x", 8.5, 1.0, 4), at_ten)
+    assert not harness.clearly_less(Row("a", "x", 8.6, 1.0, 4), at_ten)
+    # Half of b: 2 * sqrt(1/4 + 0.25/4) = 1.118, so the border lies at 5 - 1.118 = 3.882.
+    assert harness.clearly_less(Row("a", "x", 3.88, 1.0, 4), at_ten, factor=0.5)
+    assert not harness.clearly_less(Row("a", "x", 3.89, 1.0, 4), at_ten, factor=0.5)
+
+
+def test_one_seed_shows_nothing():
+    assert not harness.clearly_less(Row("a", "x", 1.0, None, 1), Row("b", "x", 100.0, None, 1))
+    assert harness.clearly_less(Row("a", "x", 1.0, 0.1, 3), Row("b", "x", 100.0, None, 1))
+
+
+def test_find_row_names_what_there_is():
+    rows = [Row.of("a", "x", [1.0]), Row.of("a", "y", [2.0])]
+    assert harness.find_row(rows, "a", "y").mean == 2.0
+    with pytest.raises(KeyError, match="'a', 'x'"):
+        harness.find_row(rows, "b", "x")
+
+
+def test_result_has_exactly_the_schema_and_survives_storing(tmp_path, fakes):
+    seen = []
+    study = harness.find_study("precision")
+    result = harness.run_study(study, context(tmp_path, progress=lambda *call: seen.append(call)))
+    stored = json.loads((tmp_path / "results.json").read_text())
+    assert list(stored) == KEYS
+    assert [list(row) for row in stored["rows"]] == [["method", "metric", "mean", "std", "n"]] * 2
+    assert [list(claim) for claim in stored["claims"]] == [["claim", "source", "measured", "held"]]
+    assert (stored["study"], stored["card"], stored["budget"], stored["seeds"], stored["data"]) == (
+        "precision",
+        "00",
+        "small",
+        3,
+        [],
+    )
+    assert {"weigher", "python", "torch", "numpy", "hardware"} <= set(stored["versions"])
+    assert Result.read(tmp_path / "results.json") == result
+    assert (tmp_path / "precision.png").stat().st_size > 1000
+    assert seen == [("seeds", 1, 3), ("seeds", 2, 3), ("seeds", 3, 3)]
+
+
+def test_figures_are_those_of_the_closed_form(tmp_path, fakes):
+    # Plain mean of 10 readings with sigma uniform on [a, b]: E[sigma^2] / 10 = (a^2 + ab + b^2) / 30 = 0.3103.
+    result = harness.run_study(harness.find_study("precision"), context(tmp_path, seeds=20))
+    plain = harness.find_row(result.rows, "plain mean", "squared error")
+    assert plain.std is not None
+    assert plain.mean == pytest.approx((0.01 + 0.3 + 9.0) / 30, abs=4 * plain.std / 20**0.5)
+    assert result.claims[0].held
+
+
+def test_same_seeds_same_figures(tmp_path, fakes):
+    study = harness.find_study("precision")
+    first, second = (harness.run_study(study, context(tmp_path / name)) for name in "ab")
+    assert first.rows == second.rows
+    assert first.rows != harness.run_study(study, context(tmp_path, seeds=2)).rows
+
+
+def test_held_follows_from_the_rows_and_is_plain_json(tmp_path):
+    import numpy as np
+
+    claim = Claim("a is small", "here", lambda rows: (np.float32(rows[0].mean), np.bool_(rows[0].mean < 1)))
+    assert harness.judge(claim, [Row.of("a", "x", [0.5])]).held is True
+    assert harness.judge(claim, [Row.of("a", "x", [1.5])]).held is False
+    study = Study("s", "00", "t", run=lambda context: [Row.of("a", "x", [0.5])], claims=(claim,))
+    harness.run_study(study, context(tmp_path))
+    assert json.loads((tmp_path / "results.json").read_text())["claims"][0]["measured"] == 0.5
+
+
+@pytest.mark.parametrize("rows", [[], [Row.of("a", "x", [1.0])] * 2])
+def test_rows_must_be_there_and_be_unique(tmp_path, rows):
+    with pytest.raises(ValueError, match="one for each"):
+        harness.run_study(Study("s", "00", "t", run=lambda context: rows), context(tmp_path))
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_no_work_is_done_where_the_picture_cannot_be_drawn(tmp_path, monkeypatch, fakes):
+    study = harness.find_study("precision")
+    monkeypatch.setattr(harness.importlib.util, "find_spec", lambda name: None)
+    calls = []
+    with pytest.raises(RequestError, match=r"weigher\[study\]"):
+        harness.run_study(study, context(tmp_path, progress=lambda *call: calls.append(call)))
+    assert calls == []
+
+
+def test_data_is_found_noted_once_and_asked_for(tmp_path):
+    (tmp_path / "data" / "speech").mkdir(parents=True)
+    here = context(tmp_path, data=tmp_path / "data")
+    assert here.has("speech")
+    assert not here.has("song")
+    assert here.path("speech") == here.path("speech") == tmp_path / "data" / "speech"
+    assert here.used == ["data/speech"]
+    with pytest.raises(RequestError, match=r"song, which is not in .*--data DIR.*WEIGHER_DATA"):
+        here.path("song")
+    nowhere = context(tmp_path)
+    assert not nowhere.has("speech")
+    with pytest.raises(RequestError, match="no data folder was found"):
+        nowhere.path("speech")
+
+
+def test_studies_are_discovered_and_helpers_are_not(fakes):
+    found = harness.find_studies()
+    assert found["precision"].title == "plain against precision-weighted mean"
+    assert "harness" not in found
+
+
+def test_unknown_study_names_the_nearest(fakes):
+    with pytest.raises(RequestError, match="did you mean 'precision'"):
+        harness.find_study("precison")
+    with pytest.raises(RequestError, match="no study 'harness'"):
+        harness.find_study("harness")
+
+
+def test_a_study_must_bear_the_name_of_its_file(tmp_path, monkeypatch):
+    source = "from weigher.studies.harness import Study\nSTUDY = Study('other', '00', 't', run=lambda context: [])\n"
+    (tmp_path / "misnamed.py").write_text(source)
+    monkeypatch.setattr(weigher.studies, "__path__", [str(tmp_path)])
+    with pytest.raises(ValueError, match="calls itself 'other'"):
+        harness.find_study("misnamed")
+
+
+def test_the_walk_through_shows_the_study_that_is_tested():
+    assert (FAKES / "precision.py").read_text() in (ROOT / "docs" / "adding-a-method.md").read_text()
+
+
+def test_stored_result_is_read_from_the_checkout(tmp_path, monkeypatch, fakes):
+    monkeypatch.setattr(harness, "_root", lambda: tmp_path)
+    assert harness.stored_result("precision") is None
+    result = harness.run_study(harness.find_study("precision"), context(tmp_path))
+    (tmp_path / "docs" / "results").mkdir(parents=True)
+    (tmp_path / "results.json").rename(tmp_path / "docs" / "results" / "precision.json")
+    assert harness.stored_result("precision") == result
+
+
+def test_commit_is_that_of_the_checkout_and_says_when_files_differ(tmp_path, monkeypatch):
+    def git(*words):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        command = ["git", "-C", str(tmp_path), *identity, *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    monkeypatch.setattr(harness, "_root", lambda: tmp_path)
+    assert harness.commit() is None
+    git("init")
+    assert harness.commit() is None
+    (tmp_path / "file").write_text("1")
+    git("add", "file")
+    git("commit", "-m", "first")
+    git("tag", "-a", "v1", "-m", "v1")
+    assert harness.commit() == git("rev-parse", "--short=12", "HEAD")
+    (tmp_path / "file").write_text("2")
+    assert harness.commit() == git("rev-parse", "--short=12", "HEAD") + "-dirty"
+
+
+def test_report_shows_figures_and_verdicts_word_for_word():
+    from rich.console import Console
+
+    rows = [Row.of("a [b]", "DER %", [20.0, 22.0])]
+    verdict = harness.Verdict("[x] is small", "here", 21.0, False)
+    result = Result("s", "00", "small", 2, [], rows, [verdict], 1.0, {}, None)
+    console = Console(width=100)
+    with console.capture() as capture:
+        console.print(harness.report(result))
+    text = capture.get()
+    for word in ("a [b]", "DER %", "21", "1.4", "[x] is small", "no"):
+        assert word in text
