@@ -141,6 +141,7 @@ def test_totals_over_files(files, collar):
     assert ours.der == pytest.approx(100 * abs(metric), abs=0.01)
 
 
+@settings(deadline=None)
 @given(recording=recordings(min_size=1))
 def test_turns_of_one_speaker_that_overlap(recording):
     """pyannote.metrics counts such time once for each turn; merged first, as its `support` does, the two agree."""

@@ -97,6 +97,7 @@ def test_names_and_order_do_not_matter(reference, hypothesis, uem, collar, rng):
     assert rates(here) == pytest.approx(rates(there), abs=1e-6)
 
 
+@settings(deadline=None)
 @given(reference=references, hypothesis=hypotheses, shift=st.floats(0, 1e5))
 def test_shifting_all_times_changes_nothing(reference, hypothesis, shift):
     moved = [[Segment(t.start + shift, t.end + shift, t.speaker) for t in turns] for turns in (reference, hypothesis)]
@@ -111,6 +112,7 @@ def test_time_that_only_rounding_leaves_is_no_time(start):
     assert rates(result) == (100, 0, 100, 0, 100)
 
 
+@settings(deadline=None)
 @given(reference=references, hypothesis=hypotheses)
 def test_turns_cut_in_two_or_given_twice_count_once(reference, hypothesis):
     def cut(turns):
@@ -120,6 +122,7 @@ def test_turns_cut_in_two_or_given_twice_count_once(reference, hypothesis):
     assert rates(one(cut(reference), cut(hypothesis))) == pytest.approx(rates(one(reference, hypothesis)), abs=1e-6)
 
 
+@settings(deadline=None)
 @given(reference=references, uem=regions, collar=collars)
 def test_the_truth_itself_scores_nothing_wrong(reference, uem, collar):
     result = one(reference, reference, uem=uem, collar=collar)
@@ -128,6 +131,15 @@ def test_the_truth_itself_scores_nothing_wrong(reference, uem, collar):
     assert result.count_accuracy == 100
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_rounding_makes_no_rate_negative(seed):
+    rng = np.random.default_rng(seed)
+    truth = [Segment(s, s + d, "ABC"[k % 3]) for k, (s, d) in enumerate(rng.uniform(0.1, 20, (25, 2)).tolist())]
+    assert min(rates(one(truth, truth))) >= 0
+    assert rates(one(truth, truth)) == pytest.approx((0, 0, 0, 0, 0), abs=1e-9)
+
+
+@settings(deadline=None)
 @given(files=st.lists(st.tuples(references.filter(len), hypotheses), min_size=1, max_size=4), collar=collars)
 def test_totals_pool_seconds_and_average_speakers(files, collar):
     reference = {f"f{k}": ref for k, (ref, _) in enumerate(files)}
@@ -163,6 +175,12 @@ def test_a_boundary_within_a_speakers_speech_has_a_collar_too():
     assert one(reference, [], collar=1.0).files[0].reference_seconds == pytest.approx(6)
 
 
+def test_a_turn_of_no_length_is_no_turn():
+    result = one([Segment(0, 10, "A"), Segment(5, 5, "B")], [Segment(0, 10, "1"), Segment(3, 3, "2")], collar=1.0)
+    assert result.files[0].reference_seconds == pytest.approx(8)
+    assert result.count_accuracy == 100
+
+
 def test_regions_of_a_uem_may_overlap():
     result = one([Segment(0, 10, "A")], [], uem=[(0, 6), (4, 8), (4, 5)])
     assert result.files[0].reference_seconds == pytest.approx(8)
@@ -183,6 +201,13 @@ def test_a_recording_named_with_no_turns_is_not_missing():
     assert rates(result) == (100, 100, 0, 0, 100)
     assert not result.files[0].missing
     assert result.notes == ()
+
+
+def test_a_hypothesis_without_any_turn_needs_no_common_name():
+    for hypothesis in ({}, {"empty file": []}):
+        result = score({"a": [Segment(0, 10, "A")]}, hypothesis)
+        assert rates(result) == (100, 100, 0, 0, 100)
+        assert result.files[0].missing
 
 
 def test_recordings_of_the_hypothesis_alone_are_left_out_with_a_note():

@@ -21,7 +21,7 @@ SIZE = {
     "num_buckets": 16,
     "max_bucket_distance": 20,
 }
-LARGE = {"feat_extract_norm": "layer", "do_stable_layer_norm": True}
+LARGE = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
 
 
 def save(folder, seed=0, **changes):
@@ -53,7 +53,7 @@ def test_features_are_the_mixed_hidden_states_of_transformers(folder):
     front, theirs = WavLMFeatures(folder), WavLMModel.from_pretrained(folder).eval()
     with torch.no_grad():
         front.layer_logits.copy_(torch.tensor([0.0, 1.0, -2.0]))
-    waveform = speechlike(1, 8000)
+    waveform = speechlike(1, 1000)  # short, so that the variance's denominator shows
     standardised = Wav2Vec2FeatureExtractor(do_normalize=True)(waveform[0].numpy(), sampling_rate=16000)
     entering = torch.from_numpy(standardised["input_values"][0])[None] if front.standardise else waveform
     with torch.no_grad():
@@ -62,7 +62,7 @@ def test_features_are_the_mixed_hidden_states_of_transformers(folder):
     weights = torch.tensor([0.0, 1.0, -2.0]).softmax(0)
     got, mask = front(waveform)
     expected = sum(weight * layer for weight, layer in zip(weights, layers, strict=True))
-    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(got, expected, rtol=0, atol=2e-6)
     assert mask.all()
 
 

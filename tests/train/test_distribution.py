@@ -1,5 +1,6 @@
 """Devices, and two workers on a CPU started by `torchrun`: the same numbers as one process with both their batches."""
 
+import json
 import os
 import socket
 import subprocess
@@ -93,7 +94,7 @@ def worker(folder):
 
     model, history = train(folder / "run")
     torch.save(model.state_dict(), folder / f"weights-{rank()}")
-    (folder / f"loss-{rank()}").write_text(repr([record["loss"] for record in history.train]))
+    (folder / f"loss-{rank()}").write_text(json.dumps([record["loss"] for record in history.train]))
 
     def ask(k, generator):
         if k == 5 and rank() == 1:
@@ -127,13 +128,14 @@ def test_two_workers_give_what_one_process_gives_with_both_batches(tmp_path):
         weights = torch.load(tmp_path / f"weights-{other}", weights_only=True)
         for name, value in model.state_dict().items():
             torch.testing.assert_close(weights[name], value, rtol=1e-9, atol=1e-9, msg=name)
-        assert eval((tmp_path / f"loss-{other}").read_text()) == pytest.approx(losses, rel=1e-9)
+        assert json.loads((tmp_path / f"loss-{other}").read_text()) == pytest.approx(losses, rel=1e-9)
     alone, both = (read_metrics(tmp_path / folder / "metrics.jsonl") for folder in ("alone", "run"))
     assert len(alone) == len(both) == 10  # one line a step and a validation: worker 0 alone has written
     for one, two in zip(alone, both, strict=True):
         assert one["step"] == two["step"]
         for name in ("loss", "mean", "gradient_norm", "score"):
-            assert two.get(name) == pytest.approx(one.get(name), rel=1e-9)
+            assert (name in two) == (name in one)
+            assert two.get(name, 0) == pytest.approx(one.get(name, 0), rel=1e-9)
     tensors, record = load_tensors(tmp_path / "run" / "last.safetensors")
     assert record["workers"] == 2
     with pytest.raises(RequestError, match="started with workers = 2, this request has 1"):

@@ -238,19 +238,20 @@ def _turns(tracks: np.ndarray, *, hop_seconds: float, end: float, config: Decode
 
 def _insist(turns: _Turns, least: int, tracks: np.ndarray, find: Callable[..., _Turns], config: DecodeConfig) -> _Turns:
     """Add turns of silent speakers, who come most confident first in `tracks`, until `least` speakers have one."""
-    missing = max(0, least - np.unique(turns[0]).size)
+    who, starts, ends = turns
+    missing = max(0, least - np.unique(who).size)
     peaks = tracks.max(axis=0, initial=0)
-    silent = np.setdiff1d(np.flatnonzero(peaks > 0), turns[0])
+    silent = np.setdiff1d(np.flatnonzero(peaks > 0), who)
     for column in silent[:missing]:
         scaled = tracks[:, [column]] / peaks[column]
-        _, starts, ends = find(scaled, config=config)
-        if not starts.size:
-            _, starts, ends = find(scaled, config=replace(config, min_speech_seconds=0.0))
-            longest = [np.argmax(ends - starts)]
-            starts, ends = starts[longest], ends[longest]
-        added = np.full(len(starts), column), starts, ends
-        turns = tuple(np.concatenate(pair) for pair in zip(turns, added, strict=True))
-    return turns
+        _, opens, closes = find(scaled, config=config)
+        if not opens.size:
+            _, opens, closes = find(scaled, config=replace(config, min_speech_seconds=0.0))
+            longest = [np.argmax(closes - opens)]
+            opens, closes = opens[longest], closes[longest]
+        who = np.append(who, np.full(len(opens), column))
+        starts, ends = np.append(starts, opens), np.append(ends, closes)
+    return who, starts, ends
 
 
 def _check_bounds(slots: int, least: int | None, most: int | None, exactly: int | None) -> None:
@@ -261,8 +262,8 @@ def _check_bounds(slots: int, least: int | None, most: int | None, exactly: int 
             raise RequestError(f"{name} is {value}; needed is 0 or more")
         if value > slots and name != "max_speakers":
             raise RequestError(
-                f"{name} is {value}, but the model has {slots} slots and finds no more speakers than that; ask for "
-                "fewer, or train a model with more slots"
+                f"{name} is {value}, but there are {slots} slots to choose from, one for each speaker; ask for fewer "
+                "speakers, or train a model with more slots"
             )
     values = [given[name] for name in ("min_speakers", "num_speakers", "max_speakers") if name in given]
     if values != sorted(values):

@@ -1,7 +1,7 @@
-"""Learning from casts: listen to which labels recordings share, then weigh conversations put together from what is clear.
+"""Learning from casts: hear which labels recordings share, then weigh conversations put together from what is clear.
 
-1. listen   short crops of the recordings; encoder and head learn every frame's label from the teacher's posteriors, which
-            start as equal shares of the cast and sharpen (`weigher.recordings.teacher`)
+1. listen   short crops of the recordings; encoder and head learn every frame's label from the teacher's posteriors,
+            which start as equal shares of the cast and sharpen (`weigher.recordings.teacher`)
 2. gather   the teacher finds stretches that are clearly one person's, and quiet ones
 3. weigh    new conversations from those stretches, times known by construction (`weigher.recordings.recompose`); the
             whole model learns by the set loss (`weigher.recordings.loss`)
@@ -13,8 +13,9 @@ network trained with full time labels, the upper bound of every study. Both phas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weigher.core.weights import length_mask
 from weigher.errors import RequestError
 from weigher.recordings.loss import LossConfig, set_loss
 from weigher.recordings.model import LabelHead, ModelConfig, RecordingModel
@@ -129,13 +129,32 @@ def learn(
     `weigher.train.loop.fit`, and WeigherError where the archive has no clear stretch of anybody.
     """
     listener = Listener(model, len(archive.labels))
-    cast = archive.cast_table()
     common = {"device": device, "tensorboard": tensorboard}
-    listened = _listen(model, listener, archive, cast, config, _part(run_dir, "listen"), resume, progress, **common)
+    listened = _listen(
+        model,
+        listener,
+        archive,
+        config,
+        run_dir=_part(run_dir, "listen"),
+        resume=resume,
+        progress=progress,
+        **common,
+    )
     stretches = gather(model, listener, archive, config.teacher, progress=progress)
-    model_and_head = WithHead(model, listener.head, listener.share)
+    recompose = replace(config.recompose, max_speakers=min(config.recompose.max_speakers, model.config.weigher.slots))
+    recomposer = Recomposer(
+        archive.values, stretches, model.step_seconds, model.mix, recompose, label_count=len(archive.labels)
+    )
+    model_and_head = WithHead(model, listener, voices=len(recomposer.warps))
     weighed = _weigh(
-        model_and_head, archive, stretches, config, _part(run_dir, "weigh"), resume, validate, progress, **common
+        model_and_head,
+        recomposer,
+        config,
+        run_dir=_part(run_dir, "weigh"),
+        resume=resume,
+        validate=validate,
+        progress=progress,
+        **common,
     )
     return listened, weighed
 
@@ -157,19 +176,21 @@ def _listen(
     model: RecordingModel,
     listener: Listener,
     archive: Archive,
-    cast: Tensor,
     config: LearnConfig,
+    *,
     run_dir: Path | None,
     resume: bool,
     progress: Progress | None,
     **common,
 ) -> History:
     """Phase 1."""
+    cast = archive.cast_table()
     steps = round(config.listen_seconds / model.step_seconds)
     total = config.listen.steps
 
-    def batches(k: int, generator: np.random.Generator) -> dict[str, Tensor | float]:
-        return {"part": torch.tensor(k / total), **_crops(archive, cast, config.listen_batch, steps, generator, model)}
+    def batches(k: int, generator: np.random.Generator) -> dict[str, Tensor]:
+        crops = _crops(model, archive, cast, generator, count=config.listen_batch, steps=steps)
+        return {"part": torch.tensor(k / total), **crops}
 
     def step(listener: Listener, batch: dict[str, Tensor]) -> dict[str, Tensor | float]:
         frames = model.frames(batch["values"], batch["lengths"])
@@ -215,7 +236,7 @@ def _times_as_posteriors(times: Tensor, length: int) -> Tensor:
 
 
 def _crops(
-    archive: Archive, cast: Tensor, count: int, steps: int, generator: np.random.Generator, model: RecordingModel
+    model: RecordingModel, archive: Archive, cast: Tensor, generator: np.random.Generator, *, count: int, steps: int
 ) -> dict[str, Tensor]:
     """Draw crops of `steps` values from as many recordings (whole ones where they are shorter)."""
     chosen = generator.choice(len(archive.values), count, replace=count > len(archive.values))
@@ -235,7 +256,7 @@ def _crops(
             told = archive.times[index][begin // per_frame :][: times.shape[1]]
             times[row, : len(told), : told.shape[1]] = told
     if model.mix == "log-power":
-        values += _random_tilt(count, values.shape[2], generator)
+        values += _random_tilt(count, values.shape[-1], generator)
     batch = {"values": torch.from_numpy(values), "lengths": torch.from_numpy(lengths), "cast": cast[chosen]}
     return batch if times is None else {**batch, "times": torch.from_numpy(times)}
 
@@ -262,26 +283,36 @@ def gather(
     listener.eval()
     per_frame = round(model.hop_seconds / model.step_seconds)
     found: list[np.ndarray] = []
-    for index, values in enumerate(archive.values):
-        cast = torch.tensor([list(archive.casts[index])], device=device)
-        if archive.times is not None:
-            states = _states_of_times(archive.times[index])
-        else:
-            tensor = torch.as_tensor(np.asarray(values, np.float32), device=device)[None]
-            frames = model.frames(tensor, torch.tensor([len(values)], device=device))
+    for rows in _alike(archive.values):
+        if archive.times is None:
+            values = torch.as_tensor(np.stack([archive.values[i] for i in rows]).astype(np.float32), device=device)
+            frames = model.frames(values, torch.full((len(rows),), values.shape[1], device=device))
+            cast = archive.cast_table()[rows].to(device)
             logits = listener.head(frames.embeddings)
-            states = clear_frames(logits, cast, listener.share, model.hop_seconds, config)[0].cpu().numpy()
-            states = _only_soft(states, values, per_frame, model.mix)
-        starts, ends, kinds = runs(states)
-        least = np.where(kinds == -1, _QUIET_SECONDS, _STRETCH_SECONDS) / model.hop_seconds
-        keep = (kinds > -2) & (ends - starts >= least)
-        numbers = np.array([*archive.casts[index], -1])[kinds[keep]]  # kind -1 takes the last, which is -1
-        rows = [np.full(keep.sum(), index), starts[keep] * per_frame, ends[keep] * per_frame, numbers]
-        rows[2] = np.minimum(rows[2], len(values))
-        found.append(np.stack(rows, 1))
+            states = clear_frames(logits, cast, listener.share, model.hop_seconds, config).cpu().numpy()
+        else:
+            states = [_states_of_times(archive.times[i]) for i in rows]
+        for index, state in zip(rows, states, strict=True):
+            whole, clear = archive.values[index], state
+            if archive.times is None:
+                clear = _only_soft(state, whole, per_frame, model.mix)
+            starts, ends, kinds = runs(clear)
+            least = np.where(kinds == -1, _QUIET_SECONDS, _STRETCH_SECONDS) / model.hop_seconds
+            keep = (kinds > -2) & (ends - starts >= least)
+            names = np.array([*archive.casts[index], -1])[kinds[keep]]  # kind -1 takes the last, which is -1
+            stop = np.minimum(ends[keep] * per_frame, len(whole))
+            found.append(np.stack([np.full(keep.sum(), index), starts[keep] * per_frame, stop, names], 1))
         if progress is not None:
-            progress("gather", index + 1, len(archive.values))
+            progress("gather", len(found), len(archive.values))
     return Stretches(*np.concatenate(found).T)
+
+
+def _alike(values: Sequence[np.ndarray], most: int = 16) -> Iterator[list[int]]:
+    """Yield numbers of recordings of one length, up to `most` at a time, so that no batch is padded."""
+    order = sorted(range(len(values)), key=lambda i: len(values[i]))
+    for _, group in groupby(order, key=lambda i: len(values[i])):
+        same = list(group)
+        yield from (same[first : first + most] for first in range(0, len(same), most))
 
 
 def _states_of_times(times: np.ndarray) -> np.ndarray:
@@ -302,22 +333,27 @@ def _only_soft(states: np.ndarray, values: np.ndarray, per_frame: int, mix: str)
 
 
 class WithHead(nn.Module):
-    """The model with the label head and the labels' shares: what phase 3 trains."""
+    """The model with the label head and the labels' shares: what phase 3 trains.
+
+    Each label has `voices` rows in the head, its own and those of its warped voices, which start as its own.
+    """
 
     share: Tensor
 
-    def __init__(self, model: RecordingModel, head: LabelHead, share: Tensor) -> None:
+    def __init__(self, model: RecordingModel, listener: Listener, voices: int) -> None:
         super().__init__()
         self.model = model
-        self.head = head
-        self.register_buffer("share", share)
+        learned = listener.head.vectors.detach()
+        self.head = LabelHead(learned.shape[1], voices * len(learned)).to(learned.device)
+        self.head.load_state_dict({**listener.head.state_dict(), "vectors": learned.repeat(voices, 1)})
+        self.register_buffer("share", listener.share.repeat(voices) / voices)
 
 
 def _weigh(
     both: WithHead,
-    archive: Archive,
-    stretches: Stretches,
+    recomposer: Recomposer,
     config: LearnConfig,
+    *,
     run_dir: Path | None,
     resume: bool,
     validate: Callable[[RecordingModel], dict[str, float]] | None,
@@ -326,10 +362,6 @@ def _weigh(
 ) -> History:
     """Phase 3."""
     model = both.model
-    recompose = replace(
-        config.recompose, max_speakers=min(config.recompose.max_speakers, model.config.weigher.slots)
-    )
-    recomposer = Recomposer(archive.values, stretches, model.step_seconds, model.mix, recompose)
 
     def batches(k: int, generator: np.random.Generator) -> dict[str, Tensor]:
         return conversations(recomposer, config.weigh_batch, model, generator)

@@ -93,7 +93,9 @@ class RecordingModel(nn.Module):
             size, self.step_seconds, feature_hop = front.mels, HOP_SAMPLES / SAMPLE_RATE, HOP_SAMPLES / SAMPLE_RATE
         elif front.kind == "features":
             if front.features < 1 or front.hop_seconds <= 0:
-                raise RequestError("a model on features needs their size and hop_seconds; give both in the front config")
+                raise RequestError(
+                    "a model on features needs their size and hop_seconds; give both in the front config"
+                )
             size, self.step_seconds, feature_hop = front.features, front.hop_seconds, front.hop_seconds
             self.mix = "log-power" if front.additive else "replace"
         else:
@@ -116,8 +118,8 @@ class RecordingModel(nn.Module):
                 features.hop_seconds, self.config.front.hop_seconds, rel_tol=1e-3
             ):
                 raise RequestError(
-                    f"{path} holds {features.values.shape[1]} features every {features.hop_seconds:g} s; this model needs "
-                    f"{self.config.front.features} every {self.config.front.hop_seconds:g} s, computed in the same way"
+                    f"{path} holds {features.values.shape[1]} features every {features.hop_seconds:g} s; this model "
+                    f"needs {self.config.front.features} every {self.config.front.hop_seconds:g} s, computed alike"
                 )
             return features.values
         return self.values(read_audio(path))

@@ -210,7 +210,7 @@ def _tally(
         false_alarm=float(scored @ np.maximum(h - r, 0)),
         # Rounding can leave the difference of the two sums a hair below zero.
         confusion=max(0.0, float(scored @ np.minimum(r, h) - shared[pairs].sum())),
-        jaccard_errors=max(0.0, present - float(jaccard[pairs].sum())),
+        jaccard_errors=present - float(jaccard[pairs].sum()),
         jaccard_speakers=present,
         reference_speakers=int((spoken @ in_uem > 0).sum()),
         hypothesis_speakers=int((claimed @ in_uem > 0).sum()),

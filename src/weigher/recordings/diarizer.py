@@ -1,0 +1,317 @@
+"""The estimator: learn from a cast list, then say who speaks when in any recording, people never heard before included.
+
+>>> Diarizer(slots=4, seed=1).config.model.weigher.slots
+4
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from weigher.errors import RequestError
+from weigher.io.audio import SAMPLE_RATE, audio_seconds, stream_audio
+from weigher.io.features import read_features
+from weigher.io.manifest import Manifest, Recording, check_cast_sizes, check_readable, read_manifest
+from weigher.io.rttm import read_rttm_tree
+from weigher.recordings.configs import from_plain, to_plain
+from weigher.recordings.decode import DecodeConfig, decode_slots
+from weigher.recordings.learn import Archive, LearnConfig, Progress, check_archive, learn
+from weigher.recordings.link import Linker
+from weigher.recordings.model import ModelConfig, RecordingModel
+from weigher.recordings.pretrained import load_folder, save_folder
+from weigher.recordings.result import Diarization
+from weigher.recordings.score import Score, score
+from weigher.train.distribution import resolve_device
+from weigher.train.loop import History
+
+_CARD = """---
+library_name: weigher
+tags: [speaker-diarization, weak-supervision]
+---
+
+# Diarizer learned from casts
+
+- People in the training casts: {people}
+- Training: {trained}, {minutes:.1f} minutes
+- Slots: {slots}; front end: {front}; seed: {seed}
+
+Load with `weigher.recordings.Diarizer.from_pretrained(folder)`; the settings are in `config.json`:
+
+```json
+{settings}
+```
+"""
+
+
+@dataclass(frozen=True)
+class DiarizerConfig:
+    """Everything that shapes a diarizer and its training."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    learn: LearnConfig = field(default_factory=LearnConfig)
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    window_seconds: float = 30.0
+    """Longer recordings are heard in windows of this length."""
+    overlap_seconds: float = 5.0
+    """What two windows share."""
+    link_threshold: float = 0.5
+    """Cosine from which slots of two windows are one person."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap_seconds < self.window_seconds:
+            raise RequestError(
+                f"windows of {self.window_seconds:g} s cannot overlap by {self.overlap_seconds:g} s; "
+                "overlap_seconds needs to be from 0 to below window_seconds"
+            )
+
+
+class Diarizer:
+    """Diarization learned from cast lists.
+
+    `fit(cast)` takes a manifest (CSV, JSON lines, RTTM whose times are dropped), `predict(recording)` returns a
+    `Diarization`, `transform(recordings)` slot embeddings, `score(recordings, references)` error rates in per cent.
+    After fit: `labels_` (names of training), `history_` (phases listen and weigh), `model_`.
+
+        model = Diarizer(slots=8, seed=0).fit("cast.csv")
+        print(model.predict("meeting.wav", max_speakers=4).to_rttm())
+    """
+
+    def __init__(
+        self,
+        slots: int | None = None,
+        seed: int | None = None,
+        *,
+        config: DiarizerConfig | None = None,
+        device: str = "auto",
+    ) -> None:
+        config = config or DiarizerConfig()
+        if slots is not None:
+            model = replace(config.model, weigher=replace(config.model.weigher, slots=slots))
+            config = replace(config, model=model)
+        if seed is not None:
+            phases = config.learn
+            phases = replace(phases, listen=replace(phases.listen, seed=seed), weigh=replace(phases.weigh, seed=seed))
+            config = replace(config, learn=phases)
+        self.config = config
+        self.device = resolve_device(device)
+        self.model_: RecordingModel | None = None
+        self.labels_: tuple[str, ...] = ()
+        self.history_: tuple[History, History] | None = None
+        self.skipped_: tuple[str, ...] = ()
+
+    def fit(
+        self,
+        cast: str | Path | Manifest | Archive,
+        *,
+        run_dir: str | Path | None = None,
+        resume: bool = False,
+        skip_bad: bool = False,
+        tensorboard: bool = False,
+        validate: Callable[[RecordingModel], dict[str, float]] | None = None,
+        progress: Progress | None = None,
+    ) -> Diarizer:
+        """Learn from recordings of which only the cast is known.
+
+        `cast` is a manifest (path or read already) or an `Archive` in memory. With `skip_bad`, unreadable recordings
+        are left out and listed in `skipped_`. Raises RequestError for casts or audio that cannot be used (all of them
+        named), WeigherError where training fails.
+        """
+        archive = cast if isinstance(cast, Archive) else self._read(cast, skip_bad, progress)
+        check_archive(archive, self.config.model)
+        torch.manual_seed(self.config.learn.listen.seed)
+        model = RecordingModel(self.config.model)
+        self.history_ = learn(
+            model,
+            archive,
+            self.config.learn,
+            run_dir=None if run_dir is None else Path(run_dir),
+            resume=resume,
+            device=self.device,
+            tensorboard=tensorboard,
+            validate=validate,
+            progress=progress,
+        )
+        self.model_ = model.to(self.device).eval()
+        self.labels_ = archive.labels
+        return self
+
+    def _read(self, cast: str | Path | Manifest, skip_bad: bool, progress: Progress | None) -> Archive:
+        """Read all recordings of a manifest into memory as the model's values."""
+        manifest = cast if isinstance(cast, Manifest) else read_manifest(cast, skip_bad=skip_bad)
+        front = self.config.model.front
+        if front.kind == "features" and not front.features:
+            first = read_features(manifest.recordings[0].path)
+            front = replace(front, features=first.values.shape[1], hop_seconds=first.hop_seconds)
+            self.config = replace(self.config, model=replace(self.config.model, front=front))
+        model = RecordingModel(self.config.model)
+        values: dict[Path, np.ndarray] = {}
+
+        def read(path: Path) -> None:
+            values[path] = model.read(path).astype(np.float32 if front.kind == "wavlm" else np.float16)
+
+        manifest = check_readable(manifest, read, skip_bad=skip_bad, progress=progress)
+        check_cast_sizes(manifest.recordings, self.config.model.weigher.slots)
+        self.skipped_ = tuple(skipped.reason for skipped in manifest.skipped)
+        return _archive(manifest.recordings, values)
+
+    def predict(
+        self,
+        recording: str | Path | np.ndarray,
+        *,
+        min_speakers: int | None = None,
+        max_speakers: int | None = None,
+        num_speakers: int | None = None,
+        file_id: str | None = None,
+        progress: Progress | None = None,
+    ) -> Diarization:
+        """Say who speaks when: a path (audio, or .npz for a model on features), or values in memory.
+
+        In memory: samples [n] at 16 kHz, or rows [t, f] of the model's features. Raises RequestError for a recording
+        that cannot be read, bounds that contradict each other, or a model that was not fitted.
+        """
+        model = self._fitted()
+        linker = Linker(self.config.link_threshold)
+        seconds, frames = 0.0, 0
+        single: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+        for index, (first, values, total) in enumerate(self._windows(recording)):
+            tracks, confidence, embeddings = self._weigh(values)
+            seconds = total
+            frames = max(frames, first + len(tracks))
+            single = (tracks, confidence, embeddings) if index == 0 else None
+            kept = confidence >= self.config.decode.threshold
+            linker.add(first, tracks[:, kept], confidence[kept], embeddings[kept])
+            if progress is not None:
+                progress("apply", index + 1, self._count(total))
+        if single is not None:  # one window: every slot stays a candidate
+            tracks, confidence, embeddings = single
+        else:
+            most = num_speakers if num_speakers is not None else max_speakers
+            linked = linker.finish(frames, most=most)
+            tracks, confidence, embeddings = linked.tracks, linked.confidence, linked.embeddings
+        decoded = decode_slots(
+            tracks,
+            confidence,
+            model.hop_seconds,
+            duration_seconds=seconds,
+            min_speakers=min_speakers,
+            max_speakers=max_speakers,
+            num_speakers=num_speakers,
+            config=self.config.decode,
+        )
+        named = Path(recording).stem if isinstance(recording, str | Path) else "recording"
+        return Diarization(
+            file_id=file_id or named,
+            segments=decoded.segments,
+            speakers=decoded.speakers,
+            confidence=confidence[decoded.slots],
+            embeddings=embeddings[decoded.slots],
+            tracks=tracks[:, decoded.slots],
+            hop_seconds=model.hop_seconds,
+            seconds=seconds,
+        )
+
+    def transform(self, recordings: Sequence[str | Path]) -> list[np.ndarray]:
+        """Return the unit embeddings [k, e] of the people found in each recording, in order of appearance."""
+        return [self.predict(recording).embeddings for recording in recordings]
+
+    def score(self, recordings: Sequence[str | Path], references: str | Path, *, collar: float = 0.0) -> Score:
+        """Return the error rates of `predict` against reference RTTM (a file or a folder), in per cent."""
+        found = {Path(path).stem: list(self.predict(path).segments) for path in recordings}
+        told = read_rttm_tree(references)
+        return score({name: told.get(name, []) for name in found}, found, collar=collar)
+
+    def save_pretrained(self, folder: str | Path, *, card: str = "") -> None:
+        """Write `config.json`, `model.safetensors` and a model card; the label head stays behind."""
+        model = self._fitted()
+        config = {"config": to_plain(self.config), "labels": len(self.labels_)}
+        save_folder(Path(folder), model, config, card or self._card())
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, *, device: str = "auto") -> Diarizer:
+        """Load a model folder; nothing in it is executed. Raises RequestError that says what is wrong."""
+        plain, load = load_folder(Path(folder))
+        config = from_plain(DiarizerConfig, plain.get("config", {}), Path(folder) / "config.json")
+        diarizer = cls(config=config, device=device)
+        model = RecordingModel(config.model)
+        load(model)
+        diarizer.model_ = model.to(diarizer.device).eval()
+        return diarizer
+
+    def _fitted(self) -> RecordingModel:
+        if self.model_ is None:
+            raise RequestError("this diarizer has learned nothing yet; call fit(cast) or from_pretrained(folder) first")
+        return self.model_
+
+    def _count(self, seconds: float) -> int:
+        step = self.config.window_seconds - self.config.overlap_seconds
+        return max(1, math.ceil((seconds - self.config.overlap_seconds) / step))
+
+    def _windows(self, recording: str | Path | np.ndarray) -> Iterator[tuple[int, np.ndarray, float]]:
+        """Yield windows: first frame, values, and the seconds of the whole recording."""
+        model = self._fitted()
+        # whole frames, so that windows lie on one grid
+        step = self.config.window_seconds - self.config.overlap_seconds
+        step = round(step / model.hop_seconds) * model.hop_seconds
+        window = self.config.window_seconds
+        if isinstance(recording, str | Path) and self.config.model.front.kind != "features":
+            total = audio_seconds(recording)
+            for start, samples in stream_audio(recording, window_seconds=window, step_seconds=step):
+                yield round(start / model.hop_seconds), model.values(samples), total
+            return
+        whole = model.read(recording) if isinstance(recording, str | Path) else np.asarray(recording, np.float32)
+        in_samples = whole.ndim == 1
+        unit = 1 / SAMPLE_RATE if in_samples else model.step_seconds
+        total = len(whole) * unit
+        width, stride = round(window / unit), round(step / unit)
+        for begin in range(0, max(1, len(whole) - (width - stride)), stride):
+            piece = whole[begin : begin + width]
+            yield round(begin * unit / model.hop_seconds), model.values(piece) if in_samples else piece, total
+
+    @torch.inference_mode()
+    def _weigh(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Tracks [t, n], confidence [n] and unit embeddings [n, e] of one window."""
+        model = self._fitted()
+        slots = self.config.model.weigher.slots
+        if len(values) == 0:
+            size = self.config.model.encoder.embedding
+            return np.zeros((0, slots), np.float32), np.zeros(slots, np.float32), np.zeros((slots, size), np.float32)
+        tensor = torch.as_tensor(np.asarray(values, np.float32), device=self.device)[None]
+        out = model(tensor, torch.tensor([len(values)], device=self.device))
+        embeddings = F.normalize(out.embeddings, dim=-1)
+        tracks, confidence, vectors = (
+            part[0].float().cpu().numpy() for part in (out.tracks, out.confidence, embeddings)
+        )
+        return tracks, confidence, vectors
+
+    def _card(self) -> str:
+        """Fill in the model card."""
+        history = self.history_
+        trained = "unknown" if history is None else f"{history[0].step} + {history[1].step} steps"
+        seconds = 0.0 if history is None else history[0].seconds + history[1].seconds
+        return _CARD.format(
+            people=len(self.labels_),
+            trained=trained,
+            minutes=seconds / 60,
+            slots=self.config.model.weigher.slots,
+            front=self.config.model.front.kind,
+            seed=self.config.learn.listen.seed,
+            settings=json.dumps(to_plain(self.config), indent=2),
+        )
+
+
+def _archive(recordings: Sequence[Recording], values: dict[Path, np.ndarray]) -> Archive:
+    labels = sorted({name for recording in recordings for name in recording.cast})
+    number = {name: index for index, name in enumerate(labels)}
+    return Archive(
+        values=[values[recording.path] for recording in recordings],
+        casts=[[number[name] for name in recording.cast] for recording in recordings],
+        labels=tuple(labels),
+    )
