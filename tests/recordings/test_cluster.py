@@ -12,15 +12,15 @@ METHODS = ("kmeans", "agglomerative", "ward", "spectral")
 each_method = pytest.mark.parametrize("method", METHODS)
 
 
-def talk(rng, frames, speakers, noise, dimensions=32, turn=10):
+def talk(rng, frames, speakers, *, noise, turn=10):
     """Unit voices by turns of `turn` frames, everybody at least once, and scaled at will: only direction counts."""
-    voices = rng.standard_normal((speakers, dimensions))
+    voices = rng.standard_normal((speakers, 32))
     voices /= np.linalg.norm(voices, axis=1, keepdims=True)
     turns = -(-frames // turn)
     who = np.concatenate([np.arange(speakers), rng.integers(speakers, size=max(0, turns - speakers))])
     truth = np.repeat(who[:turns], turn)[:frames]
     loud = rng.uniform(0.2, 5.0, (frames, 1))
-    return loud * (voices[truth] + noise * rng.standard_normal((frames, dimensions))), truth
+    return loud * (voices[truth] + noise * rng.standard_normal((frames, 32))), truth
 
 
 def in_order(labels):
@@ -61,12 +61,11 @@ def test_a_moving_average_helps_where_noise_is_strong(method):
 @settings(deadline=None, max_examples=25)
 @given(
     kind=st.sampled_from(["any", "constant", "zero", "two points", "nearly constant"]),
-    frames=st.integers(0, 12),
-    speakers=st.integers(0, 5),
-    smooth_frames=st.integers(1, 15),
+    sizes=st.tuples(st.integers(0, 12), st.integers(0, 5), st.integers(1, 15)),
     seed=st.integers(0, 99),
 )
-def test_whatever_comes_each_frame_of_speech_goes_to_one_speaker(method, kind, frames, speakers, smooth_frames, seed):
+def test_whatever_comes_each_frame_of_speech_goes_to_one_speaker(method, kind, sizes, seed):
+    frames, speakers, smooth_frames = sizes
     rng = np.random.default_rng(seed)
     speech = rng.random(frames) < 0.8
     embeddings = {

@@ -78,6 +78,21 @@ def test_merging_again_or_doubling_changes_nothing():
     assert merge_turns(talk + talk) == talk
 
 
+def test_short_pauses_close_and_longer_ones_stay():
+    pauses = [Segment(0.0, 1.0, "a"), Segment(1.19, 2.0, "a"), Segment(2.21, 3.0, "a"), Segment(1.0, 1.1, "b")]
+    assert merge_turns(pauses) == [Segment(0.0, 2.0, "a"), Segment(1.0, 1.1, "b"), Segment(2.21, 3.0, "a")]
+    inside = [Segment(0.0, 5.0, "a"), Segment(1.0, 2.0, "a")]
+    assert merge_turns(inside) == inside[:1]
+
+
+def test_speech_that_meets_the_least_exactly_counts_wherever_it_stands():
+    for tenth in range(30):  # 0.5 s as a difference of two decimal fractions is often a little less than 0.5
+        start = round(2 + tenth / 10, 2)
+        talk = [Segment(0.0, 9.0, "a"), Segment(start, round(start + 0.5, 2), "b")]
+        assert set(RecordedTurns({"talk": talk})._windows(8.0)) <= {1, 2}
+        assert 2 in RecordedTurns({"talk": talk})._windows(8.0)
+
+
 @pytest.mark.parametrize("seconds", [10.0, 12.5])
 def test_index_counts_the_people_in_every_window(seconds):
     talk = random_talk(4)
@@ -89,6 +104,15 @@ def test_index_counts_the_people_in_every_window(seconds):
         expected.setdefault(int((spoken >= 50).sum()), []).append(start)
     found = {count: codes.tolist() for count, codes in law._windows(seconds).items()}
     assert found == expected
+
+
+def test_nobody_in_a_chain_talks_over_themselves():
+    steps = np.array([[BACK, -3.0, 4.0], [THIRD, -2.0, 0.5], [SAME, 0.3, 2.0]])
+    for seed in range(20):
+        turns = draw_chain(steps, 3, 30.0, pause_seconds=0.2, rng=np.random.default_rng(seed), in_turn=False)
+        for name in "012":
+            own = [t for t in turns if t.speaker == name]
+            assert all(b.start - a.end >= 0.2 - 1e-9 for a, b in pairwise(own))
 
 
 @pytest.mark.parametrize("speakers", [1, 2, 3, 4])

@@ -132,7 +132,7 @@ def test_old_gradients_of_the_caller_do_not_count():
     assert torch.equal(models[0][0].weight, models[1][0].weight)
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("auto", torch.float32), ("bfloat16", torch.bfloat16)])
+@pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
 def test_precision_is_that_of_the_forward_pass_alone(precision, dtype):
     seen = []
 

@@ -142,10 +142,8 @@ def learn(
     )
     stretches = gather(model, listener, archive, config.teacher, progress=progress)
     recompose = replace(config.recompose, max_speakers=min(config.recompose.max_speakers, model.config.weigher.slots))
-    recomposer = Recomposer(
-        archive.values, stretches, model.step_seconds, model.mix, recompose, label_count=len(archive.labels)
-    )
-    model_and_head = WithHead(model, listener, voices=len(recomposer.warps))
+    recomposer = Recomposer(archive.values, stretches, model.step_seconds, model.mix, recompose)
+    model_and_head = WithHead(model, listener.head, listener.share)
     weighed = _weigh(
         model_and_head,
         recomposer,
@@ -333,20 +331,15 @@ def _only_soft(states: np.ndarray, values: np.ndarray, per_frame: int, mix: str)
 
 
 class WithHead(nn.Module):
-    """The model with the label head and the labels' shares: what phase 3 trains.
-
-    Each label has `voices` rows in the head, its own and those of its warped voices, which start as its own.
-    """
+    """The model with the label head and the labels' shares: what phase 3 trains."""
 
     share: Tensor
 
-    def __init__(self, model: RecordingModel, listener: Listener, voices: int) -> None:
+    def __init__(self, model: RecordingModel, head: LabelHead, share: Tensor) -> None:
         super().__init__()
         self.model = model
-        learned = listener.head.vectors.detach()
-        self.head = LabelHead(learned.shape[1], voices * len(learned)).to(learned.device)
-        self.head.load_state_dict({**listener.head.state_dict(), "vectors": learned.repeat(voices, 1)})
-        self.register_buffer("share", listener.share.repeat(voices) / voices)
+        self.head = head
+        self.register_buffer("share", share)
 
 
 def _weigh(

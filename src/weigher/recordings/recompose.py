@@ -37,9 +37,6 @@ class RecomposeConfig:
     """Standard deviation of each person's level (natural logarithm of power)."""
     tilt_jitter: float = 0.8
     """Standard deviation of a random spectral shape per conversation (log-power features only)."""
-    warp: float = 0.1
-    """Each person is heard as she is or, as two further people, with all bands shifted down or up by this fraction
-    (log-power features only; 0: as she is)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,22 +109,6 @@ def draw_activity(speakers: int, seconds: float, rng: np.random.Generator) -> np
     return active
 
 
-def warping(bands: int, factor: float) -> np.ndarray:
-    """Matrix [bands, bands] that moves what stands at band k to band k * factor, by linear interpolation.
-
-    On the mel scale this is about what a shorter or longer vocal tract does: a new voice. Source: Jaitly and Hinton 2013.
-
-    >>> (np.array([0.0, 1.0, 2.0, 3.0]) @ warping(4, 2.0)).tolist()
-    [0.0, 0.5, 1.0, 1.5]
-    """
-    place = np.clip(np.arange(bands) / factor, 0, bands - 1)
-    low = np.minimum(place.astype(int), bands - 2)
-    matrix = np.zeros((bands, bands), np.float32)
-    matrix[low, np.arange(bands)] = 1 - (place - low)
-    matrix[low + 1, np.arange(bands)] += place - low
-    return matrix
-
-
 class Recomposer:
     """Makes conversations of known times from the stretches of an archive.
 
@@ -142,8 +123,6 @@ class Recomposer:
         hop_seconds: float,
         mix: Mix,
         config: RecomposeConfig | None = None,
-        *,
-        label_count: int | None = None,
     ) -> None:
         self.values = values
         self.config = config or RecomposeConfig()
@@ -162,22 +141,13 @@ class Recomposer:
             raise WeigherError(
                 "no stretch was found where one person speaks alone; train longer, or on more recordings"
             )
-        self.label_count = int(self.labels.max()) + 1 if label_count is None else label_count
-        self.warps: tuple[np.ndarray | None, ...] = (None,)
-        if mix == "log-power" and self.config.warp:
-            bands = values[0].shape[1]
-            self.warps = (None, *(warping(bands, 1 + sign * self.config.warp) for sign in (-1, 1)))
         self.cumulated = np.concatenate([[0], np.cumsum(self.end - self.start)])
 
     def conversation(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Make one: values [t, f] or [t], activity bool [t', k] (t' on the 10 ms grid or the features' own), labels.
-
-        Label l with the warp number v is label l + v * label_count: another voice, another person.
-        """
+        """Make one: values [t, f] or [t], activity bool [t', k] (t' on the 10 ms grid or the features' own), labels."""
         config = self.config
         most = min(config.max_speakers, len(self.labels))
         people = rng.choice(self.labels, int(rng.integers(1, most + 1)), replace=False)
-        voices = rng.integers(0, len(self.warps), len(people))
         active = draw_activity(len(people), config.seconds, rng)
         if self.seconds_of_step > GRID_SECONDS:  # features coarser than the grid: the state at each frame's middle
             frames = int(config.seconds / self.hop_seconds)
@@ -186,12 +156,12 @@ class Recomposer:
             order = np.arange(1, len(people) + 1) * active
             active = active & (order == order.max(1, keepdims=True))
         sound = self._background(len(active) * self.steps, rng)
-        for column, (label, voice) in enumerate(zip(people, voices, strict=True)):
-            self._add(sound, active[:, column], int(label), self.warps[voice], rng)
+        for column, label in enumerate(people):
+            self._add(sound, active[:, column], int(label), rng)
         if self.mix == "log-power":
             sound = self._tilted(np.log(sound), rng)
             sound -= sound.mean(0)
-        return sound, active, people + voices * self.label_count
+        return sound, active, people
 
     def _background(self, length: int, rng: np.random.Generator) -> np.ndarray:
         """Quiet stretches joined (zeros, or each feature's least, where the archive has none)."""
@@ -204,15 +174,11 @@ class Recomposer:
             sound = np.broadcast_to(np.asarray(self.values[0], np.float32).min(0), shape).copy()
         return np.exp(sound) if self.mix == "log-power" else sound
 
-    def _add(
-        self, sound: np.ndarray, active: np.ndarray, label: int, warp: np.ndarray | None, rng: np.random.Generator
-    ) -> None:
+    def _add(self, sound: np.ndarray, active: np.ndarray, label: int, rng: np.random.Generator) -> None:
         """Add a person's turns, which go on where the last one stopped."""
         level = rng.normal(0, self.config.level_jitter)
         where = np.repeat(active, self.steps)
         voice = self._joined(label, int(where.sum()), rng)
-        if warp is not None:
-            voice = voice @ warp
         if self.mix == "log-power":
             sound[where] += np.exp(voice + level)
         elif self.mix == "waveform":

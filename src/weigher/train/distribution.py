@@ -60,15 +60,23 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Return the context in which a model runs: "float32", "bfloat16" (mixed), or "auto", mixed where a GPU has it.
+    """Return the context in which a model runs: "float32", "bfloat16" (mixed), or "auto", mixed where it is fast.
 
-    Weights, gradients and optimizer stay in the model's own type. Raises RequestError for a GPU without bfloat16.
+    That is on a GPU that has bfloat16, and on a CPU with instructions for it. Weights, gradients and optimizer stay in
+    the model's own type. Raises RequestError for a GPU without bfloat16.
     """
     has_it = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
     if precision == "bfloat16" and not has_it:
         raise RequestError("bfloat16 was asked for, and this GPU has none; give precision float32 or auto")
-    mixed = precision == "bfloat16" or (precision == "auto" and device.type == "cuda" and has_it)
+    fast = _cpu_multiplies_bfloat16() if device.type == "cpu" else device.type == "cuda" and has_it
+    mixed = precision == "bfloat16" or (precision == "auto" and fast)
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed)
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    """Say whether this processor has instructions for bfloat16; without them it would be slower than float32."""
+    known = getattr(torch.cpu, "get_capabilities", dict)()  # not in older versions of torch
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 def rank() -> int:

@@ -55,7 +55,7 @@ class LoopConfig:
     patience: int | None = None
     """Stop after this many validations without a better score. None: never."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Number format of the forward pass; auto mixes in bfloat16 on a GPU that has it."""
+    """Number format of the forward pass; auto mixes in bfloat16 where the device multiplies it fast."""
     seed: int = 0
     """Seed of everything that is drawn during training."""
     time_limit_seconds: float | None = None
@@ -185,15 +185,8 @@ def fit(
         raise KeyboardInterrupt(f"training was stopped after step {at.step}{kept}")
     if at.best:
         model.load_state_dict(at.best)
-    return History(
-        train=tuple(record for record in records if record["kind"] == "train"),
-        validation=tuple(record for record in records if record["kind"] == "validation"),
-        step=at.step,
-        seconds=at.seconds,
-        stopped=stopped,
-        best_step=at.best_step,
-        best_score=at.best_score,
-    )
+    train, validation = (tuple(one for one in records if one["kind"] == kind) for kind in ("train", "validation"))
+    return History(train, validation, at.step, at.seconds, stopped, at.best_step, at.best_score)
 
 
 @dataclass
@@ -380,16 +373,17 @@ class _Run:
         self.saved = here
 
     def keep_after(self, error: BaseException) -> None:
-        """Save the state before the step that an error or Ctrl-C has cut off, unless saving was what failed."""
-        if self.last is None or self.rank > 0 or isinstance(error, state.WriteError):
+        """Undo, and save, the step that an error or Ctrl-C has cut off, unless saving was what failed."""
+        if isinstance(error, state.WriteError):
             return
         if self.is_torn:
-            error.add_note(f"it came while the weights were changing; {self.last} holds an earlier step")
+            error.add_note(f"it came while the weights were changing; {self.last or 'nothing'} holds an earlier step")
             return
         try:
             self._undo_buffers()
-            self.save()
-            error.add_note(f"the state after step {self.at.step} is kept in {self.last}")
+            if self.last is not None and self.rank == 0:
+                self.save()
+                error.add_note(f"the state after step {self.at.step} is kept in {self.last}")
         except Exception as second:  # after a failure of the device nothing can be read from it
             error.add_note(f"the state after step {self.at.step} could not be kept: {second}")
 
