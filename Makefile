@@ -28,7 +28,7 @@ lint: $(VENV)/.ready-test
 	$(BIN)/lint-imports --no-logo
 
 demo: $(VENV)/.ready-study
-	$(BIN)/python -m weigher.studies.demo
+	$(BIN)/python -m weigher.cli.demo
 
 bench: $(VENV)/.ready-study
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done

@@ -3,10 +3,15 @@
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+# no deadline: how long an example takes says how busy the machine is; the same examples in every run
+hypothesis.settings.register_profile("weigher", deadline=None, derandomize=True, max_examples=50)
+hypothesis.settings.load_profile("weigher")
 
 
 @pytest.fixture(autouse=True)

@@ -130,6 +130,22 @@ def test_asymmetric_drops_negatives_below_the_margin():
     assert (z.grad > 0).tolist() == [False, True]
 
 
+def test_asymmetric_keeps_the_digits_of_easy_negatives():
+    got = asymmetric(torch.tensor([-30.0]), torch.zeros(1), gamma_negative=1, margin=0)
+    close(got, [math.exp(-60)], rtol=1e-5, atol=0)
+
+
+def test_asymmetric_is_never_negative_and_flat_below_the_margin_in_spite_of_rounding():
+    z = (math.log(0.05 / 0.95) + torch.linspace(-1e-5, 1e-5, 2001)).requires_grad_()
+    loss = asymmetric(z, torch.zeros(2001), gamma_negative=0, margin=0.05)
+    loss.sum().backward()
+    below = z.detach().sigmoid() <= 0.05
+    assert 500 < below.sum() < 1500
+    assert (loss >= 0).all()
+    assert not loss[below].any()
+    assert not z.grad[below].any()
+
+
 def test_softmax_of_several_right_answers_and_of_none():
     logits, targets = problem(6, 9)
     targets[0] = False

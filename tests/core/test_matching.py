@@ -29,6 +29,10 @@ def test_matching_is_the_best_of_all_permutations(seed):
         assert dict(zip(pairs.label[here].tolist(), pairs.slot[here].tolist(), strict=True)) == dict(enumerate(way))
 
 
+def test_costs_that_differ_in_double_precision_only_are_told_apart():
+    assert match(torch.tensor([[[1.0], [1.0 - 1e-12]]], dtype=torch.float64)).slot.tolist() == [1]
+
+
 def test_indices_are_sorted_typed_and_usable_for_gather():
     cost = torch.tensor([[[9.0, 1.0], [0.0, 9.0], [9.0, 9.0]], [[9.0, 9.0], [9.0, 0.0], [0.0, 9.0]]])
     pairs = match(cost)

@@ -215,8 +215,10 @@ def test_time_limit_counts_earlier_parts_of_the_run(tmp_path):
     assert first.seconds >= 0.3
     assert 1 <= first.step <= 7
     again = run(0.3, True)
-    assert (again.stopped, again.step) == ("time limit", first.step)
-    assert run(first.seconds + 0.2, True).step > first.step
+    assert (again.stopped, again.step, again.seconds) == ("time limit", first.step, first.seconds)
+    longer = run(first.seconds + 0.2, True)
+    assert longer.step > first.step
+    assert longer.seconds >= first.seconds + 0.2
 
 
 class Norm(nn.Module):

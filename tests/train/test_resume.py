@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from weigher.train import LoopConfig, fit, load_tensors, read_metrics
+from weigher.train import LoopConfig, fit, load_tensors, read_metrics, state
 
 TIMES = {"seconds", "batch_seconds", "items_per_second"}
 CONFIG = LoopConfig(steps=9, learning_rate=0.05, warmup_steps=3, validate_every=3, seed=5)
@@ -143,6 +143,22 @@ def test_a_run_cut_off_many_times_ends_as_if_it_had_not_been(tmp_path, whole):
     assert outcome(tmp_path, *run(tmp_path, resume=True)) == whole
 
 
+def test_ctrl_c_while_the_state_is_written(tmp_path, whole, monkeypatch):
+    real, calls = state.save_run, []
+
+    def cut(path, model, optimizer, position, extra):
+        calls.append(position.step)
+        if calls == [0, 3]:  # the validation after step 3 is done
+            raise KeyboardInterrupt
+        real(path, model, optimizer, position, extra)
+
+    monkeypatch.setattr(state, "save_run", cut)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path)
+    assert calls == [0, 3, 3]
+    assert outcome(tmp_path, *run(tmp_path, resume=True)) == whole
+
+
 def test_a_run_without_a_folder_ends_the_same(whole):
     model, history = run(None)
     _, weights, told, best, _ = whole
@@ -162,6 +178,23 @@ def test_the_seed_and_nothing_else_decides_what_is_drawn(whole):
     assert random.getstate() == before[2]
     other, _ = run(None, config=LoopConfig(steps=9, learning_rate=0.05, warmup_steps=3, validate_every=3, seed=6))
     assert weights_in(other) != whole[1]
+
+
+def test_each_step_draws_its_own_numbers_and_each_validation_the_same():
+    drawn = {"train": [], "validation": []}
+
+    def drawing(kind):
+        drawn[kind].append((torch.rand(()).item(), np.random.rand(), random.random()))
+
+    def drawing_validation(model):
+        drawing("validation")
+        return validate(model)
+
+    run(None, on_step=lambda k, model: drawing("train"), validate=drawing_validation)
+    for numbers in zip(*drawn["train"], strict=True):
+        assert len(set(numbers)) == CONFIG.steps
+    assert len(drawn["validation"]) == 3
+    assert len(set(drawn["validation"])) == 1
 
 
 def test_a_finished_run_is_resumed_at_once_and_a_longer_one_goes_on(tmp_path, whole):
@@ -197,10 +230,13 @@ def test_a_signal_ends_the_step_saves_and_raises(tmp_path, whole, number, at):
 
 
 def test_a_second_ctrl_c_does_not_wait_for_the_step(tmp_path, whole):
+    waited = []
+
     def hang(k, generator):
         if k == 5:
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)  # torchrun passes on what its workers have had: not a second wish
+            waited.append(k)
             time.sleep(1.1)
             os.kill(os.getpid(), signal.SIGINT)
             pytest.fail("the second Ctrl-C was not heard")
@@ -208,6 +244,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step(tmp_path, whole):
 
     with pytest.raises(KeyboardInterrupt, match="at once"):
         run(tmp_path, batches=hang)
+    assert waited == [5]
     assert load_tensors(tmp_path / "last.safetensors")[1]["position"]["step"] == 4
     assert outcome(tmp_path, *run(tmp_path, resume=True)) == whole
 

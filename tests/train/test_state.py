@@ -216,6 +216,19 @@ def test_a_disk_that_fills_up_during_a_run(tmp_path, width, file):
     assert [record["loss"] for record in resumed.train] == [record["loss"] for record in whole.train]
 
 
+def test_the_metrics_are_on_the_disk_before_the_state_that_counts_on_them(tmp_path, monkeypatch):
+    real, synced = os.fsync, []
+
+    def watched(descriptor):
+        files = {entry.stat().st_ino: entry.name for entry in tmp_path.iterdir()}
+        synced.append(files.get(os.fstat(descriptor).st_ino, "the folder"))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    train(tmp_path)
+    assert synced == 4 * ["metrics.jsonl", ".last.safetensors.partial", "the folder"]
+
+
 def test_a_folder_that_cannot_be_made_is_found_out_before_any_work(tmp_path):
     (tmp_path / "file").write_text("")
     drawn = []

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
 import types
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from reprlib import Repr
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from weigher.errors import RequestError
 
-C = TypeVar("C")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+C = TypeVar("C", bound="DataclassInstance")
+
+_WORDS = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a text"}
+_BRIEF = Repr()  # a value may be long, or nested deeper than repr can go
+_BRIEF.maxstring = _BRIEF.maxother = 80
 
 
 def to_plain(config: Any) -> Any:
@@ -49,10 +59,12 @@ def overlay(config: C, plain: Any, source: str | Path, path: str = "") -> C:
     96
     """
     if not isinstance(plain, dict):
-        raise RequestError(f"{source}: {path or 'the file'} is {plain!r}; needed is an object of settings")
+        raise RequestError(
+            f"{source}: {path.rstrip('.') or 'the file'} is {_BRIEF.repr(plain)}; needed is an object of settings"
+        )
     kind = type(config)
     hints = get_type_hints(kind)
-    known = [part.name for part in fields(kind)]  # pyright: ignore[reportArgumentType]
+    known = [part.name for part in fields(kind)]
     for name in plain:
         if name not in known:
             shown = ", ".join(known[:3]) + (", ..." if len(known) > 3 else "")
@@ -60,11 +72,14 @@ def overlay(config: C, plain: Any, source: str | Path, path: str = "") -> C:
     changes = {}
     for name, value in plain.items():
         now = getattr(config, name)
-        if is_dataclass(now):
+        if is_dataclass(now) and not isinstance(now, type):
             changes[name] = overlay(now, value, source, f"{path}{name}.")
         else:
             changes[name] = _checked(hints[name], value, f"{source}: {path}{name}")
-    return replace(config, **changes)  # pyright: ignore[reportArgumentType]
+    try:
+        return replace(config, **changes)
+    except RequestError as error:  # the dataclass knows what fits together, but not where it came from
+        raise RequestError(f"{source}: {path}{error}") from error
 
 
 def read_config(path: str | Path, config: C) -> C:
@@ -82,8 +97,9 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
     """Return a value that fits its annotation, or say why it does not."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Literal:
-        if value not in inner:
-            raise RequestError(f"{where} is {value!r}; it can be {', '.join(map(repr, inner))}")
+        # by type too: True == 1 == 1.0
+        if not any(type(value) is type(choice) and value == choice for choice in inner):
+            raise RequestError(f"{where} is {_BRIEF.repr(value)}; it can be {', '.join(map(repr, inner))}")
         return value
     if origin in (Union, types.UnionType):
         if value is None and type(None) in inner:
@@ -92,10 +108,10 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
         return _checked(hint, value, where)
     if origin is tuple:
         if not isinstance(value, list):
-            raise RequestError(f"{where} is {value!r}; needed is a list")
+            raise RequestError(f"{where} is {_BRIEF.repr(value)}; needed is a list")
         return tuple(_checked(inner[0], part, where) for part in value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise RequestError(f"{where} is {value!r}; needed is a {hint.__name__}")
+    if hint is float and type(value) is int and abs(value) <= sys.float_info.max:
+        value = float(value)
+    if type(value) is not hint or (hint is float and not math.isfinite(value)):
+        raise RequestError(f"{where} is {_BRIEF.repr(value)}; needed is {_WORDS[hint]}")
     return value

@@ -21,9 +21,10 @@ from weigher.io.audio import SAMPLE_RATE, audio_seconds, stream_audio
 from weigher.io.features import read_features
 from weigher.io.manifest import Manifest, Recording, check_cast_sizes, check_readable, read_manifest
 from weigher.io.rttm import read_rttm_tree
+from weigher.recordings.archive import Archive, check_archive
 from weigher.recordings.configs import from_plain, to_plain
 from weigher.recordings.decode import DecodeConfig, decode_slots
-from weigher.recordings.learn import Archive, LearnConfig, Progress, check_archive, learn
+from weigher.recordings.learn import LearnConfig, Progress, learn
 from weigher.recordings.link import Linker
 from weigher.recordings.model import ModelConfig, RecordingModel
 from weigher.recordings.pretrained import load_folder, save_folder

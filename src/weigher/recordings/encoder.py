@@ -1,4 +1,4 @@
-"""Frame encoder: acoustic features -> hidden frames and frame embeddings, seeing a third of a second and no more.
+"""Frame encoder: acoustic features -> hidden frames and frame embeddings, seeing less than half a second.
 
 A slot is a weighted mean of frame embeddings, so a frame has to speak for its own moment. What only time can tell is
 left to the weigher.
@@ -15,6 +15,8 @@ from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from weigher.errors import RequestError
 
 _STRIDES = {1: (1, 1), 2: (2, 1), 4: (2, 2)}
 
@@ -33,6 +35,17 @@ class EncoderConfig:
     """Feature frames to one hidden frame (conv)."""
     dilations: tuple[int, ...] = (1, 1, 2)
     """Dilation of each residual convolution (conv)."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("conv", "linear"):
+            raise RequestError(f"kind = {self.kind!r}; the encoder is 'conv' or 'linear'")
+        if self.stride not in _STRIDES:
+            raise RequestError(f"stride = {self.stride!r}; the encoder has 1, 2 and 4")
+        if min(self.channels, self.embedding, *self.dilations) < 1:
+            raise RequestError(
+                f"channels = {self.channels}, embedding = {self.embedding}, dilations = {self.dilations}; "
+                "the encoder needs at least 1 of each"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +73,9 @@ class _Convolution(nn.Module):
 
 
 class FrameEncoder(nn.Module):
-    """Features [b, t, f] and mask bool [b, t] -> `Frames`. A padded batch gives the numbers of its single files.
+    """Features [b, t, f] and mask bool [b, t] -> `Frames`, of which a mask True on the first frames of a row stays so.
+
+    In evaluation a padded batch gives the numbers of its single files, whatever the padding holds (NaN too).
 
     >>> import torch
     >>> encoder = FrameEncoder(40).eval()
@@ -89,10 +104,11 @@ class FrameEncoder(nn.Module):
 
     def forward(self, features: Tensor, mask: Tensor) -> Frames:
         """Encode features [b, t, f] under mask bool [b, t]."""
+        features = features.masked_fill(~mask[..., None], 0.0)  # by filling, because 0 * NaN is NaN
         if self.config.kind == "linear":
             hidden = self.norm(features) * mask[..., None]
         else:
-            x = (features * mask[..., None]).transpose(1, 2)
+            x = features.transpose(1, 2)
             for layer in self.front:
                 x, mask = layer(x, mask)
             for layer in self.residual:

@@ -13,9 +13,8 @@ network trained with full time labels, the upper bound of every study. Both phas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -23,24 +22,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weigher.errors import RequestError
+from weigher.recordings.archive import Archive, crops
+from weigher.recordings.gather import gather, hold_out
 from weigher.recordings.loss import LossConfig, set_loss
-from weigher.recordings.model import LabelHead, ModelConfig, RecordingModel
-from weigher.recordings.recompose import RecomposeConfig, Recomposer, Stretches, runs
+from weigher.recordings.model import LabelHead, RecordingModel
+from weigher.recordings.recompose import RecomposeConfig, Recomposer, Stretches
 from weigher.recordings.teacher import (
     TeacherConfig,
-    clear_frames,
     label_shares,
     partial_label_loss,
     teach,
 )
+from weigher.train.distribution import to_device
 from weigher.train.loop import History, LoopConfig, fit
 
 Progress = Callable[[str, int, int], None]
 
-_QUIET = 0.3  # share of a recording's frames, the softest, in which silence is looked for
-_STRETCH_SECONDS = 0.4
-_QUIET_SECONDS = 0.2
+_VALIDATION_BATCHES = 2
 
 
 @dataclass(frozen=True)
@@ -65,8 +63,6 @@ class LearnConfig:
     """Phase 3: the whole model on conversations put together."""
     weigh_batch: int = 20
     """Conversations in a batch of phase 3."""
-    encoder_rate: float = 0.5
-    """Learning rate of encoder and head in phase 3, as a fraction."""
     frame_weight: float = 0.2
     """Weight of naming single frames in phase 3."""
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
@@ -75,26 +71,6 @@ class LearnConfig:
     """The conversations of phase 3."""
     loss: LossConfig = field(default_factory=LossConfig)
     """The loss of phase 3."""
-
-
-@dataclass(frozen=True, eq=False)
-class Archive:
-    """Recordings in memory: values (arrays [t, f] or [samples]), casts as label numbers, and the labels' names.
-
-    `times[i]`, where known: bool [t', m], who of the cast speaks in each of the recording's t' encoder frames.
-    """
-
-    values: Sequence[np.ndarray]
-    casts: Sequence[Sequence[int]]
-    labels: tuple[str, ...]
-    times: Sequence[np.ndarray] | None = None
-
-    def cast_table(self) -> Tensor:
-        """Casts as int [r, m], -1 where a cast is shorter."""
-        table = torch.full((len(self.casts), max(map(len, self.casts))), -1)
-        for row, cast in zip(table, self.casts, strict=True):
-            row[: len(cast)] = torch.tensor(cast)
-        return table
 
 
 class Listener(nn.Module):
@@ -125,6 +101,9 @@ def learn(
 ) -> tuple[History, History]:
     """Train `model` in place on an archive; returns what happened in phases 1 and 3.
 
+    Phase 3 ends with its best weights by `validate(model)` ("score", higher is better), by default the track loss on
+    conversations of one recording in 20 that is held out for it (in archives of 60 recordings or more).
+
     A run that was stopped is taken up where it stood: `run_dir` holds one folder for each phase. Raises as
     `weigher.train.loop.fit`, and WeigherError where the archive has no clear stretch of anybody.
     """
@@ -140,13 +119,18 @@ def learn(
         progress=progress,
         **common,
     )
-    stretches = gather(model, listener, archive, config.teacher, progress=progress)
+    stretches = gather(model, listener.head, listener.share, archive, config.teacher, progress=progress)
     recompose = replace(config.recompose, max_speakers=min(config.recompose.max_speakers, model.config.weigher.slots))
-    recomposer = Recomposer(archive.values, stretches, model.step_seconds, model.mix, recompose)
+    kept, held = hold_out(stretches, len(archive.values))
+
+    def recomposer(part: Stretches) -> Recomposer:
+        return Recomposer(archive.values, part, model.step_seconds, model.mix, recompose)
+
     model_and_head = WithHead(model, listener.head, listener.share)
     weighed = _weigh(
         model_and_head,
-        recomposer,
+        recomposer(kept),
+        None if held is None else recomposer(held),
         config,
         run_dir=_part(run_dir, "weigh"),
         resume=resume,
@@ -187,8 +171,8 @@ def _listen(
     total = config.listen.steps
 
     def batches(k: int, generator: np.random.Generator) -> dict[str, Tensor]:
-        crops = _crops(model, archive, cast, generator, count=config.listen_batch, steps=steps)
-        return {"part": torch.tensor(k / total), **crops}
+        drawn = crops(model, archive, cast, generator, count=config.listen_batch, steps=steps)
+        return {"part": torch.tensor(k / total), **drawn}
 
     def step(listener: Listener, batch: dict[str, Tensor]) -> dict[str, Tensor | float]:
         frames = model.frames(batch["values"], batch["lengths"])
@@ -233,103 +217,6 @@ def _times_as_posteriors(times: Tensor, length: int) -> Tensor:
     return F.pad(times / times.sum(2, keepdim=True).clamp(min=1), (1, 0))
 
 
-def _crops(
-    model: RecordingModel, archive: Archive, cast: Tensor, generator: np.random.Generator, *, count: int, steps: int
-) -> dict[str, Tensor]:
-    """Draw crops of `steps` values from as many recordings (whole ones where they are shorter)."""
-    chosen = generator.choice(len(archive.values), count, replace=count > len(archive.values))
-    per_frame = round(model.hop_seconds / model.step_seconds)
-    first = archive.values[0]
-    values = np.zeros((count, steps, *first.shape[1:]), np.float32)
-    lengths = np.zeros(count, np.int64)
-    times = None
-    if archive.times is not None:
-        times = np.zeros((count, -(-steps // per_frame), cast.shape[1]), bool)
-    for row, index in enumerate(chosen):
-        whole = archive.values[index]
-        begin = int(generator.integers(0, max(1, len(whole) - steps + 1))) // per_frame * per_frame
-        piece = whole[begin : begin + steps]
-        values[row, : len(piece)], lengths[row] = piece, len(piece)
-        if times is not None and archive.times is not None:
-            told = archive.times[index][begin // per_frame :][: times.shape[1]]
-            times[row, : len(told), : told.shape[1]] = told
-    if model.mix == "log-power":
-        values += _random_tilt(count, values.shape[-1], generator)
-    batch = {"values": torch.from_numpy(values), "lengths": torch.from_numpy(lengths), "cast": cast[chosen]}
-    return batch if times is None else {**batch, "times": torch.from_numpy(times)}
-
-
-def _random_tilt(count: int, bands: int, generator: np.random.Generator) -> np.ndarray:
-    """Smooth random channel for each crop: [count, 1, bands]."""
-    place = np.linspace(0, 1, bands)
-    shapes = np.stack([2 * (place - 0.5), np.cos(np.pi * place), np.cos(2 * np.pi * place)])
-    return (0.4 * generator.normal(size=(count, 3)) @ shapes)[:, None].astype(np.float32)
-
-
-@torch.inference_mode()
-def gather(
-    model: RecordingModel,
-    listener: Listener,
-    archive: Archive,
-    config: TeacherConfig,
-    *,
-    progress: Progress | None = None,
-) -> Stretches:
-    """Phase 2: find the stretches of an archive that are clearly one person's, and quiet ones."""
-    device = next(listener.parameters()).device
-    model.to(device).eval()
-    listener.eval()
-    per_frame = round(model.hop_seconds / model.step_seconds)
-    found: list[np.ndarray] = []
-    for rows in _alike(archive.values):
-        if archive.times is None:
-            values = torch.as_tensor(np.stack([archive.values[i] for i in rows]).astype(np.float32), device=device)
-            frames = model.frames(values, torch.full((len(rows),), values.shape[1], device=device))
-            cast = archive.cast_table()[rows].to(device)
-            logits = listener.head(frames.embeddings)
-            states = clear_frames(logits, cast, listener.share, model.hop_seconds, config).cpu().numpy()
-        else:
-            states = [_states_of_times(archive.times[i]) for i in rows]
-        for index, state in zip(rows, states, strict=True):
-            whole, clear = archive.values[index], state
-            if archive.times is None:
-                clear = _only_soft(state, whole, per_frame, model.mix)
-            starts, ends, kinds = runs(clear)
-            least = np.where(kinds == -1, _QUIET_SECONDS, _STRETCH_SECONDS) / model.hop_seconds
-            keep = (kinds > -2) & (ends - starts >= least)
-            names = np.array([*archive.casts[index], -1])[kinds[keep]]  # kind -1 takes the last, which is -1
-            stop = np.minimum(ends[keep] * per_frame, len(whole))
-            found.append(np.stack([np.full(keep.sum(), index), starts[keep] * per_frame, stop, names], 1))
-        if progress is not None:
-            progress("gather", len(found), len(archive.values))
-    return Stretches(*np.concatenate(found).T)
-
-
-def _alike(values: Sequence[np.ndarray], most: int = 16) -> Iterator[list[int]]:
-    """Yield numbers of recordings of one length, up to `most` at a time, so that no batch is padded."""
-    order = sorted(range(len(values)), key=lambda i: len(values[i]))
-    for _, group in groupby(order, key=lambda i: len(values[i])):
-        same = list(group)
-        yield from (same[first : first + most] for first in range(0, len(same), most))
-
-
-def _states_of_times(times: np.ndarray) -> np.ndarray:
-    """Who speaks alone in each frame: index into the cast, -1 nobody, -2 several; times bool [t, m] -> int [t]."""
-    count = times.sum(1)
-    return np.where(count == 1, times.argmax(1), np.where(count == 0, -1, -2))
-
-
-def _only_soft(states: np.ndarray, values: np.ndarray, per_frame: int, mix: str) -> np.ndarray:
-    """Take silence back where the recording is not soft: what the head does not know may still be a voice."""
-    if mix == "replace":
-        return states
-    whole = np.asarray(values[: len(values) // per_frame * per_frame], np.float32)
-    level = whole.reshape(len(whole) // per_frame, -1)
-    level = level.mean(1) if mix == "log-power" else np.square(level).mean(1)
-    loud = np.pad(level > np.quantile(level, _QUIET), (0, len(states) - len(level)), constant_values=True)
-    return np.where((states == -1) & loud[: len(states)], -2, states)
-
-
 class WithHead(nn.Module):
     """The model with the label head and the labels' shares: what phase 3 trains."""
 
@@ -345,6 +232,7 @@ class WithHead(nn.Module):
 def _weigh(
     both: WithHead,
     recomposer: Recomposer,
+    checker: Recomposer | None,
     config: LearnConfig,
     *,
     run_dir: Path | None,
@@ -369,13 +257,23 @@ def _weigh(
         frames = partial_label_loss(named, batch["labels"], posteriors, both.share, weighed.frames.mask)
         return {**parts, "loss": parts["loss"] + config.frame_weight * frames, "frames": frames}
 
-    checked = None if validate is None else (lambda both: validate(both.model))
+    def score(both: WithHead) -> dict[str, float]:
+        """Track loss on the same conversations each time, of stretches that training never hears."""
+        assert checker is not None
+        generator, device, losses = np.random.default_rng(0), next(both.parameters()).device, []
+        for _ in range(_VALIDATION_BATCHES):
+            batch = to_device(conversations(checker, config.weigh_batch, model, generator), device)
+            losses.append(float(step(both, batch)["tracks"]))
+        return {"score": -float(np.mean(losses))}
+
+    given = validate
+    checks = (lambda both: given(both.model)) if given is not None else score if checker is not None else None
     return fit(
         both,
         step,
         batches,
         config.weigh,
-        validate=checked,
+        validate=checks,
         run_dir=run_dir,
         resume=_resumes(run_dir, resume),
         progress=_named(progress, "weigh"),
@@ -406,14 +304,3 @@ def conversations(
         "activity": torch.from_numpy(activity),
         "labels": torch.from_numpy(labels),
     }
-
-
-def check_archive(archive: Archive, config: ModelConfig) -> None:
-    """Raise RequestError for an archive from which nothing can be learned, or with a cast larger than the slots."""
-    if len(archive.labels) < 2:
-        raise RequestError(
-            f"the casts hold {len(archive.labels)} name; at least 2 people are needed to learn what tells people apart"
-        )
-    largest = max(map(len, archive.casts))
-    if largest > config.weigher.slots:
-        raise RequestError(f"a cast holds {largest} people and the model has {config.weigher.slots} slots; raise slots")

@@ -30,6 +30,14 @@ class _Person:
     def mean(self) -> np.ndarray:
         return self.total / max(float(np.linalg.norm(self.total)), 1e-9)
 
+    def joined(self, other: _Person) -> _Person:
+        return _Person(
+            self.total + other.total,
+            max(self.certainty, other.certainty),
+            self.windows | other.windows,
+            sorted(self.pieces + other.pieces, key=_at),
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Linked:
@@ -91,25 +99,11 @@ class Linker:
         return score
 
     def finish(self, frames: int, *, most: int | None = None) -> Linked:
-        """Join people who are alike, and on until at most `most` are left; tracks are `frames` long."""
-        people = list(self.people)
-        while len(people) > 1:
-            means = np.stack([person.mean for person in people])
-            alike = np.triu(means @ means.T, 1) + np.tril(np.full((len(people), len(people)), -np.inf))
-            together = np.array([[bool(a.windows & b.windows) for b in people] for a in people])
-            alike[together] = -np.inf
-            i, j = np.unravel_index(int(alike.argmax()), alike.shape)
-            over = most is not None and len(people) > most
-            if not np.isfinite(alike[i, j]) or (alike[i, j] < self.threshold and not over):
-                break
-            a, b = people[i], people[j]
-            joined = _Person(
-                a.total + b.total,
-                max(a.certainty, b.certainty),
-                a.windows | b.windows,
-                sorted(a.pieces + b.pieces, key=_at),
-            )
-            people = [person for person in people if person is not a and person is not b] + [joined]
+        """Join people who are alike, and on until at most `most` are left (or the rest met in a window).
+
+        The tracks are `frames` long.
+        """
+        people = self._joined(most)
         tracks = np.zeros((frames, len(people)), np.float32)
         for column, person in enumerate(people):
             _lay(tracks[:, column], person.pieces)
@@ -119,6 +113,31 @@ class Linker:
             confidence=np.array([person.certainty for person in people]),
             embeddings=np.array([person.mean for person in people]).reshape(len(people), size),
         )
+
+    def _joined(self, most: int | None) -> list[_Person]:
+        """Join people, most alike first: k^2 for each pair that is joined."""
+        people = list(self.people)
+        if not people:
+            return people
+        means = np.stack([person.mean for person in people])
+        present = np.zeros((len(people), self.count), np.float32)
+        for row, person in enumerate(people):
+            present[row, list(person.windows)] = 1
+        apart = present @ present.T > 0  # they met in a window, as everybody met himself
+        alike = np.where(apart, -np.inf, means @ means.T)
+        order = list(range(len(people)))
+        while True:
+            i, j = np.unravel_index(int(alike.argmax()), alike.shape)
+            over = most is not None and len(order) > most
+            if not np.isfinite(alike[i, j]) or (alike[i, j] < self.threshold and not over):
+                return [people[k] for k in order]
+            people[i] = people[i].joined(people[j])
+            order = [k for k in order if k not in (i, j)] + [int(i)]
+            means[i] = people[i].mean
+            apart[i] |= apart[j]
+            apart[:, i], apart[:, j] = apart[i], True  # j is no more
+            alike[i] = alike[:, i] = np.where(apart[i], -np.inf, means @ means[i])
+            alike[j] = alike[:, j] = -np.inf
 
 
 def _at(piece: tuple[int, np.ndarray]) -> int:
@@ -130,6 +149,6 @@ def _lay(track: np.ndarray, pieces: list[tuple[int, np.ndarray]]) -> None:
     end = 0
     for first, piece in pieces:
         begin = first + max(0, end - first) // 2 if end > first else first
-        stop = min(len(track), first + len(piece))
+        stop = max(begin, min(len(track), first + len(piece)))
         track[begin:stop] = piece[begin - first : stop - first]
         end = first + len(piece)

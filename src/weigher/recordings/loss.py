@@ -23,7 +23,7 @@ from torch import Tensor
 
 from weigher.core.losses import asymmetric, bce, class_balanced_bce, focal, softmax_cross_entropy, wbce
 from weigher.core.matching import match
-from weigher.core.weights import safe_ratio
+from weigher.core.weights import safe_ratio, widen
 from weigher.recordings.weigher import Weighed
 
 ClassLoss = Literal["wbce", "bce", "class-balanced", "focal", "asymmetric", "softmax"]
@@ -73,11 +73,12 @@ def track_cost(logits: Tensor, activity: Tensor, mask: Tensor) -> tuple[Tensor, 
     >>> cost.shape, round(silent[0, 0].item(), 3)
     (torch.Size([1, 2, 3]), 0.693)
     """
-    z = logits.float()
-    weight = mask / mask.sum(1, keepdim=True).clamp(min=1)
+    z = widen(logits)
+    weight = (mask / mask.sum(1, keepdim=True).clamp(min=1)).to(z.dtype)
     silent = (F.softplus(z) * weight[..., None]).sum(1)
-    # -log p - (-log(1 - p)) = -z: one matrix product gives all pairs
-    return silent[:, :, None] - z.mT @ (activity * weight[..., None]), silent
+    with torch.autocast(z.device.type, enabled=False):  # a difference of sums: half precision could make it negative
+        # -log p - (-log(1 - p)) = -z: one matrix product gives all pairs
+        return silent[:, :, None] - z.mT @ (activity.to(z.dtype) * weight[..., None]), silent
 
 
 def set_loss(
@@ -85,29 +86,32 @@ def set_loss(
 ) -> dict[str, Tensor]:
     """Compute the set loss of a batch, as scalars: loss, tracks, classes, confidence, speech.
 
-    `activity` None: only the cast of each file is known. The order of labels does not matter. Raises RequestError for
-    a file with more labels than slots.
+    `activity` None: only the cast of each file is known. The order of labels does not matter, nor what stands in the
+    activity of a label that is not there. Raises RequestError for a file with more labels than slots.
     """
     present = labels >= 0
     order = present.int().argsort(dim=1, descending=True, stable=True)  # the labels that are there first
     labels, present = labels.gather(1, order), present.gather(1, order)
-    log_p = F.logsigmoid(class_logits.float())
+    log_p = F.logsigmoid(widen(class_logits))
     wanted = labels.clamp(min=0)[:, None].expand(-1, class_logits.shape[1], -1)
     cost = -config.class_weight * log_p.gather(2, wanted)
     pairs_by_round: list[tuple[Tensor, Tensor]] = []
     mask = weighed.frames.mask
     if activity is not None:
         activity = activity.gather(2, order[:, None].expand(-1, activity.shape[1], -1))
+        activity = activity.masked_fill(~present[:, None], 0.0)
         pairs_by_round = [track_cost(logits, activity, mask) for logits in weighed.logits]
         cost = cost + pairs_by_round[0][0] + pairs_by_round[-1][0]
     found = match(cost, present.sum(1))
-    somebody = torch.zeros_like(weighed.confidence).index_put((found.batch, found.slot), cost.new_ones(()))
-    chosen = class_logits[found.batch, found.slot]
+    confidence = widen(weighed.confidence)
+    somebody = torch.zeros_like(confidence).index_put((found.batch, found.slot), confidence.new_ones(()))
+    chosen = widen(class_logits[found.batch, found.slot])
     answers = labels[found.batch, found.label]
-    sure = weighed.confidence.float().clamp(1e-4, 1 - 1e-4)
+    with torch.autocast(confidence.device.type, enabled=False):  # autocast refuses probabilities on a GPU
+        certainty = F.binary_cross_entropy(confidence.clamp(1e-4, 1 - 1e-4), somebody)
     parts = {
         "classes": class_loss(config.classes, chosen, answers).sum() / max(1, len(answers)),
-        "confidence": F.binary_cross_entropy(sure, somebody),
+        "confidence": certainty,
     }
     loss = config.class_weight * parts["classes"] + config.confidence_weight * parts["confidence"]
     if activity is not None:
@@ -115,7 +119,7 @@ def set_loss(
         for pair, silent in pairs_by_round:
             tracks = tracks + pair[found.batch, found.slot, found.label].sum() + (silent * (1 - somebody)).sum()
         anybody = activity.amax(2)
-        speech = F.binary_cross_entropy_with_logits(weighed.speech_logits.float(), anybody, reduction="none")
+        speech = F.binary_cross_entropy_with_logits(widen(weighed.speech_logits), anybody, reduction="none")
         parts["tracks"] = tracks / len(labels)
         parts["speech"] = safe_ratio((speech * mask).sum(), mask.sum().to(speech.dtype))
         loss = loss + parts["tracks"] + config.speech_weight * parts["speech"]

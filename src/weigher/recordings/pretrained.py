@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,18 +22,24 @@ _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
 def save_folder(folder: Path, model: nn.Module, config: dict[str, Any], card: str) -> None:
-    """Write a model folder; each file appears whole or not at all, the weights last.
+    """Write a model folder; its files appear together, once all of them are on the disk, the weights last.
 
-    Raises WeigherError when the disk is full; files that stood there before are then untouched.
+    Raises WeigherError when the disk is full; all files that stood there before are then untouched. RequestError where
+    there can be no such folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    with writing(folder / CARD, "w") as file:
-        file.write(card)
-    with writing(folder / CONFIG, "w") as file:
-        json.dump({"format": _FORMAT, **config}, file, indent=2)
-    with writing(folder / WEIGHTS) as file:
-        file.write(safetensors.torch.save(weights, metadata={"format": "pt"}))
+    # one around the other, so that new settings never stand beside old weights; they close from the last to the first
+    with (
+        writing(folder / WEIGHTS) as weights_file,
+        writing(folder / CONFIG, "w") as config_file,
+        writing(folder / CARD, "w") as card_file,
+    ):
+        weights_file.write(safetensors.torch.save(weights, metadata={"format": "pt"}))
+        json.dump({"format": _FORMAT, **config}, config_file, indent=2)
+        card_file.write(card)
+        for file in (weights_file, config_file):  # the card's is next, on closing
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def load_folder(folder: Path) -> tuple[dict[str, Any], Callable[[nn.Module], None]]:

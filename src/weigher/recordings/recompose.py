@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from weigher.errors import WeigherError
+from weigher.errors import RequestError, WeigherError
 
 Mix = Literal["log-power", "waveform", "replace"]
 """How two voices add up: log of summed powers (log-mel), sum (samples), or the later replaces the earlier (others)."""
@@ -37,6 +37,13 @@ class RecomposeConfig:
     """Standard deviation of each person's level (natural logarithm of power)."""
     tilt_jitter: float = 0.8
     """Standard deviation of a random spectral shape per conversation (log-power features only)."""
+
+    def __post_init__(self) -> None:
+        if not self.seconds > 0 or self.max_speakers < 1 or not min(self.level_jitter, self.tilt_jitter) >= 0:
+            raise RequestError(
+                f"seconds = {self.seconds}, max_speakers = {self.max_speakers}, level_jitter = {self.level_jitter}, "
+                f"tilt_jitter = {self.tilt_jitter}; needed are seconds above 0, a speaker at least, no jitter below 0"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,8 +134,6 @@ class Recomposer:
         self.values = values
         self.config = config or RecomposeConfig()
         self.mix = mix
-        self.steps = round(GRID_SECONDS / hop_seconds) if hop_seconds < GRID_SECONDS else 1
-        self.seconds_of_step = max(hop_seconds, GRID_SECONDS)
         self.hop_seconds = hop_seconds
         order = np.argsort(stretches.label, kind="stable")
         self.recording, self.start, self.end = (
@@ -149,15 +154,17 @@ class Recomposer:
         most = min(config.max_speakers, len(self.labels))
         people = rng.choice(self.labels, int(rng.integers(1, most + 1)), replace=False)
         active = draw_activity(len(people), config.seconds, rng)
-        if self.seconds_of_step > GRID_SECONDS:  # features coarser than the grid: the state at each frame's middle
-            frames = int(config.seconds / self.hop_seconds)
-            active = active[((np.arange(frames) + 0.5) * self.hop_seconds / GRID_SECONDS).astype(int)]
+        count = int(config.seconds / self.hop_seconds + 1e-6)
+        # the state at the middle of each step; the activity of steps finer than the grid stays on the grid
+        middle = ((np.arange(count) + 0.5) * self.hop_seconds / GRID_SECONDS).astype(int).clip(max=len(active) - 1)
+        if self.hop_seconds > GRID_SECONDS:
+            active, middle = active[middle], np.arange(count)
         if self.mix == "replace":  # features that do not add up: whoever came last is heard
             order = np.arange(1, len(people) + 1) * active
             active = active & (order == order.max(1, keepdims=True))
-        sound = self._background(len(active) * self.steps, rng)
+        sound = self._background(len(middle), rng)
         for column, label in enumerate(people):
-            self._add(sound, active[:, column], int(label), rng)
+            self._add(sound, active[middle, column], int(label), rng)
         if self.mix == "log-power":
             sound = self._tilted(np.log(sound), rng)
             sound -= sound.mean(0)
@@ -174,10 +181,9 @@ class Recomposer:
             sound = np.broadcast_to(np.asarray(self.values[0], np.float32).min(0), shape).copy()
         return np.exp(sound) if self.mix == "log-power" else sound
 
-    def _add(self, sound: np.ndarray, active: np.ndarray, label: int, rng: np.random.Generator) -> None:
+    def _add(self, sound: np.ndarray, where: np.ndarray, label: int, rng: np.random.Generator) -> None:
         """Add a person's turns, which go on where the last one stopped."""
         level = rng.normal(0, self.config.level_jitter)
-        where = np.repeat(active, self.steps)
         voice = self._joined(label, int(where.sum()), rng)
         if self.mix == "log-power":
             sound[where] += np.exp(voice + level)

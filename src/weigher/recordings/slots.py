@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weigher.core.weights import normalise
+from weigher.core.weights import normalise, widen
 from weigher.recordings.blocks import EncoderBlock, RelativePositionBias
 
 _SHARPNESS = 8.0  # of the density of frames around a frame
@@ -45,7 +45,7 @@ def seed_slots(g: Tensor, speech: Tensor, slots: int, steps: int = 3) -> Tensor:
         for _ in range(slots - 1):
             chosen.append(((1 - nearest).clamp(min=0) * crowd).argmax(1))
             nearest = torch.maximum(nearest, alike[rows, chosen[-1]])
-        found = g[rows[:, None], torch.stack(chosen, 1)]
+        found = g[rows[:, None], torch.stack(chosen, 1)] * weight.any(1)[:, None, None]
         for _ in range(steps):
             share = torch.softmax(_COMPETITION * (g @ found.mT), dim=-1) * weight[..., None]
             found = F.normalize(share.mT @ g + 1e-3 * found, dim=-1)
@@ -123,8 +123,8 @@ class IteratedTracks(nn.Module):
 
     def forward(self, context: Tensor, pooled: Tensor, speech: Tensor, mask: Tensor) -> tuple[list[Tensor], Tensor]:
         """Iterate from seeds."""
-        g = F.normalize(pooled.float(), dim=-1)
-        slots = seed_slots(g.detach(), speech.detach().float() * mask, self.slots)
+        g = F.normalize(widen(pooled), dim=-1)
+        slots = seed_slots(g.detach(), widen(speech.detach()) * mask, self.slots)
         bias = self.position_bias(g.shape[1])
         rounds: list[Tensor] = []
         x = context[:, None]
@@ -135,6 +135,6 @@ class IteratedTracks(nn.Module):
             for block in self.blocks:
                 x = block(x, bias, mask)
             rounds.append(self.output(x).transpose(1, 2))  # [b, t, n, outputs]
-            weights = normalise(torch.sigmoid(rounds[-1][..., 0].float()) * mask[..., None], 1)
-            slots = F.normalize(weights.mT @ pooled.float(), dim=-1)
+            weights = normalise(torch.sigmoid(widen(rounds[-1][..., 0])) * mask[..., None], 1)
+            slots = F.normalize(weights.mT @ widen(pooled), dim=-1)
         return rounds, x

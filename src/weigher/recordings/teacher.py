@@ -23,7 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from weigher.core.weights import safe_ratio
+from weigher.core.weights import safe_ratio, widen
+from weigher.errors import RequestError
 
 _NEVER = -1e4  # log-evidence of a label that is not in the cast
 
@@ -39,6 +40,12 @@ class TeacherConfig:
     threshold: float = 1.2
     """Evidence of nobody: a person has to be this much more likely than before looking (natural logarithm)."""
 
+    def __post_init__(self) -> None:
+        if not (self.stay_seconds > 0 and self.temper > 0):
+            raise RequestError(
+                f"stay_seconds = {self.stay_seconds}, temper = {self.temper}; the teacher needs both above 0"
+            )
+
 
 def sticky_posteriors(evidence: Tensor, prior: Tensor, stay: float) -> Tensor:
     """Posterior of each state under a hidden Markov model that keeps its state with probability `stay`.
@@ -52,7 +59,8 @@ def sticky_posteriors(evidence: Tensor, prior: Tensor, stay: float) -> Tensor:
     >>> even.tolist()
     [[[0.5, 0.5], [0.5, 0.5], [0.5, 0.5]]]
     """
-    scores = evidence.detach().double().cpu()
+    # what a state that cannot be would say must not push the others below the smallest number there is
+    scores = evidence.detach().masked_fill((prior == 0)[:, None], _NEVER).double().cpu()
     likely = np.ascontiguousarray((scores - scores.amax(-1, keepdim=True)).exp().numpy().transpose(1, 0, 2))
     start = prior.detach().double().cpu().numpy()
     forward = np.empty_like(likely)
@@ -81,7 +89,7 @@ def label_evidence(logits: Tensor, share: Tensor) -> Tensor:
     [[[0.0, 0.0]]]
     """
     prior = share.clamp(min=1e-6).log()
-    return torch.log_softmax(logits.float() + prior, -1) - prior
+    return torch.log_softmax(widen(logits) + prior, -1) - prior
 
 
 def teach(
@@ -139,7 +147,7 @@ def partial_label_loss(logits: Tensor, cast: Tensor, posteriors: Tensor, share: 
     >>> partial_label_loss(logits, cast, torch.tensor([[[0.0, 1.0]]]), torch.tensor([0.5, 0.5]), there).item()
     -0.0
     """
-    log_p = torch.log_softmax(logits.float() + share.clamp(min=1e-6).log(), -1)
+    log_p = torch.log_softmax(widen(logits) + share.clamp(min=1e-6).log(), -1)
     picked = log_p.gather(2, cast.clamp(min=0)[:, None].expand(-1, logits.shape[1], -1))
     q = posteriors[..., 1:] * (mask[..., None] & (cast >= 0)[:, None])
     return -safe_ratio((q * picked).sum(), q.sum())

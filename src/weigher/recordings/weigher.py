@@ -17,18 +17,20 @@ Li, Metze 2018, arXiv 1810.09050).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weigher.core.pooling import mean_pool, self_weighted_mean, weighted_mean
-from weigher.core.weights import normalise
+from weigher.core.weights import normalise, widen
 from weigher.errors import RequestError
 from weigher.recordings.blocks import EncoderBlocks
 from weigher.recordings.encoder import Frames
 from weigher.recordings.slots import IteratedTracks, likeness
+
+Confidence = Literal["self-weighted", "separate-weighted", "separate-mean"]
 
 _MAX_DISTANCE = 200  # coarse steps; beyond, two frames are simply far apart
 
@@ -41,7 +43,7 @@ class WeigherConfig:
     """Most people in one recording (or one window of a long one)."""
     tracks: Literal["iterated", "linear"] = "iterated"
     """How tracks come about: slots found among the frames, or N outputs of the blocks."""
-    confidence: Literal["self-weighted", "separate-weighted", "separate-mean"] = "self-weighted"
+    confidence: Confidence = "self-weighted"
     """The track under its own weight; a second track under the weights; a second track's plain mean."""
     channel_reduction: int = 2
     """Hidden channels of the encoder to one channel of the blocks; 12 suits the 768 of WavLM."""
@@ -58,6 +60,10 @@ class WeigherConfig:
         for name in ("slots", "channel_reduction", "time_reduction", "layers", "heads", "rounds"):
             if getattr(self, name) < 1:
                 raise RequestError(f"{name} = {getattr(self, name)}; the weigher needs at least 1")
+        if self.tracks not in ("iterated", "linear"):
+            raise RequestError(f"tracks = {self.tracks!r}; the weigher has 'iterated' and 'linear'")
+        if self.confidence not in get_args(Confidence):
+            raise RequestError(f"confidence = {self.confidence!r}; the weigher has {', '.join(get_args(Confidence))}")
 
     def channels(self, hidden: int) -> int:
         """Channels of the blocks for so many hidden channels: a multiple of the heads."""
@@ -80,7 +86,7 @@ class Weighed:
     frames: Frames
 
 
-def track_confidence(design: str, tracks: Tensor, second: Tensor | None, mask: Tensor) -> Tensor:
+def track_confidence(design: Confidence, tracks: Tensor, second: Tensor | None, mask: Tensor) -> Tensor:
     """Say how sure each track is that there is somebody.
 
         self-weighted       sum_t X^2 / sum_t X
@@ -177,11 +183,11 @@ class Weigher(nn.Module):
 
         logits = [fine(each[..., 0]) for each in rounds]
         logits.append(logits[-1] + self._edges(frames, fine(rounds[-1][..., 0]), of_slots))
-        tracks = torch.sigmoid(logits[-1].float()) * mask[..., None]
-        second = torch.sigmoid(fine(rounds[-1][..., 1]).float()) if self.outputs == 2 else None
+        tracks = torch.sigmoid(widen(logits[-1])) * mask[..., None]
+        second = torch.sigmoid(widen(fine(rounds[-1][..., 1]))) if self.outputs == 2 else None
         return Weighed(
             tracks=tracks,
-            embeddings=weighted_mean(frames.embeddings.float(), normalise(tracks, 1)),
+            embeddings=weighted_mean(widen(frames.embeddings), normalise(tracks, 1)),
             confidence=track_confidence(self.config.confidence, tracks, second, mask),
             logits=tuple(logits),
             speech_logits=fine(speech),
@@ -193,16 +199,16 @@ class Weigher(nn.Module):
         if self.config.tracks == "iterated":
             return self.iterated(context, pooled, speech, mask)
         logits = self.linear(context).unflatten(-1, (self.config.slots, self.outputs))
-        weights = normalise(torch.sigmoid(logits[..., 0].float()) * mask[..., None], 1)
-        slots = F.normalize(weights.mT @ pooled.float(), dim=-1)
+        weights = normalise(torch.sigmoid(widen(logits[..., 0])) * mask[..., None], 1)
+        slots = F.normalize(weights.mT @ widen(pooled), dim=-1)
         return [logits], context[:, None] + self.of_slot(slots)[:, :, None]
 
     def _edges(self, frames: Frames, coarse: Tensor, of_slots: Tensor) -> Tensor:
         """Correct repeated coarse logits [b, t, n] on the fine frames: [b, t, n]."""
         b, t, n = coarse.shape
-        g = F.normalize(frames.embeddings.float(), dim=-1)
-        weights = normalise(torch.sigmoid(coarse.float()) * frames.mask[..., None], 1)
-        slots = F.normalize(weights.mT @ frames.embeddings.float(), dim=-1)
+        g = F.normalize(widen(frames.embeddings), dim=-1)
+        weights = normalise(torch.sigmoid(widen(coarse)) * frames.mask[..., None], 1)
+        slots = F.normalize(weights.mT @ widen(frames.embeddings), dim=-1)
         x = of_slots.repeat_interleave(self.config.time_reduction, 2)[:, :, :t]
         x = x + 16 * self.of_frame(g)[:, None] + self.of_likeness(likeness(g, slots))  # 16: as unit vectors are small
         x = (x * frames.mask[:, None, :, None]).reshape(b * n, t, -1).mT

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from weigher.io.rttm import Segment
+from weigher.recordings.archive import Archive
 from weigher.recordings.cluster import Method, cluster_frames
 from weigher.recordings.diarizer import Diarizer
-from weigher.recordings.learn import Archive
 from weigher.recordings.recompose import runs
 from weigher.recordings.result import Diarization
 from weigher.recordings.score import score
@@ -160,7 +160,7 @@ def clustered(
     """Cluster each talk's frames [t, d], given the true number of speakers and the true speech and silence."""
     found = {}
     for talk, points in zip(talks, vectors, strict=True):
-        speech = activity(talk.segments, talk.cast, len(points), hop_seconds).any(1)
+        speech = activity(talk.segments, talk.cast, len(points), hop_seconds).sum(1) > 0
         width = round(SMOOTH_SECONDS / hop_seconds) if smooth else 1
         active = cluster_frames(points, speech, len(talk.cast), method, smooth_frames=width, seed=seed)
         found[talk.name] = to_segments(active, hop_seconds)
@@ -171,7 +171,7 @@ def one_speaker(talks: Sequence[Talk]) -> dict[str, list[Segment]]:
     """The answer of who knows nothing about voices: all speech, known to be speech, is one person's."""
     return {
         talk.name: to_segments(
-            activity(talk.segments, talk.cast, round(talk.seconds / 0.01), 0.01).any(1)[:, None], 0.01
+            activity(talk.segments, talk.cast, round(talk.seconds / 0.01), 0.01).max(1, keepdims=True), 0.01
         )
         for talk in talks
     }

@@ -1,0 +1,77 @@
+"""An archive in memory: recordings, casts, and the crops that training draws from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from weigher.errors import RequestError
+from weigher.recordings.model import ModelConfig, RecordingModel
+
+
+@dataclass(frozen=True, eq=False)
+class Archive:
+    """Recordings in memory: values (arrays [t, f] or [samples]), casts as label numbers, and the labels' names.
+
+    `times[i]`, where known: bool [t', m], who of the cast speaks in each of the recording's t' encoder frames.
+    """
+
+    values: Sequence[np.ndarray]
+    casts: Sequence[Sequence[int]]
+    labels: tuple[str, ...]
+    times: Sequence[np.ndarray] | None = None
+
+    def cast_table(self) -> Tensor:
+        """Casts as int [r, m], -1 where a cast is shorter."""
+        table = torch.full((len(self.casts), max(map(len, self.casts))), -1)
+        for row, cast in zip(table, self.casts, strict=True):
+            row[: len(cast)] = torch.tensor(cast)
+        return table
+
+
+def check_archive(archive: Archive, config: ModelConfig) -> None:
+    """Raise RequestError for an archive from which nothing can be learned, or with a cast larger than the slots."""
+    if len(archive.labels) < 2:
+        raise RequestError(
+            f"the casts hold {len(archive.labels)} name; at least 2 people are needed to learn what tells people apart"
+        )
+    largest = max(map(len, archive.casts))
+    if largest > config.weigher.slots:
+        raise RequestError(f"a cast holds {largest} people and the model has {config.weigher.slots} slots; raise slots")
+
+
+def crops(
+    model: RecordingModel, archive: Archive, cast: Tensor, generator: np.random.Generator, *, count: int, steps: int
+) -> dict[str, Tensor]:
+    """Draw crops of `steps` values from as many recordings (whole ones where they are shorter)."""
+    chosen = generator.choice(len(archive.values), count, replace=count > len(archive.values))
+    per_frame = round(model.hop_seconds / model.step_seconds)
+    first = archive.values[0]
+    values = np.zeros((count, steps, *first.shape[1:]), np.float32)
+    lengths = np.zeros(count, np.int64)
+    times = None
+    if archive.times is not None:
+        times = np.zeros((count, -(-steps // per_frame), cast.shape[1]), bool)
+    for row, index in enumerate(chosen):
+        whole = archive.values[index]
+        begin = int(generator.integers(0, max(1, len(whole) - steps + 1))) // per_frame * per_frame
+        piece = whole[begin : begin + steps]
+        values[row, : len(piece)], lengths[row] = piece, len(piece)
+        if times is not None and archive.times is not None:
+            told = archive.times[index][begin // per_frame :][: times.shape[1]]
+            times[row, : len(told), : told.shape[1]] = told
+    if model.mix == "log-power":
+        values += _random_tilt(count, values.shape[-1], generator)
+    batch = {"values": torch.from_numpy(values), "lengths": torch.from_numpy(lengths), "cast": cast[chosen]}
+    return batch if times is None else {**batch, "times": torch.from_numpy(times)}
+
+
+def _random_tilt(count: int, bands: int, generator: np.random.Generator) -> np.ndarray:
+    """Smooth random channel for each crop: [count, 1, bands]."""
+    place = np.linspace(0, 1, bands)
+    shapes = np.stack([2 * (place - 0.5), np.cos(np.pi * place), np.cos(2 * np.pi * place)])
+    return (0.4 * generator.normal(size=(count, 3)) @ shapes)[:, None].astype(np.float32)

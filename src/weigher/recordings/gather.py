@@ -1,0 +1,100 @@
+"""Gathering: the stretches of an archive that are clearly one person's, and quiet ones, found by the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
+from itertools import groupby
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from weigher.recordings.archive import Archive
+from weigher.recordings.model import RecordingModel
+from weigher.recordings.recompose import Stretches, runs
+from weigher.recordings.teacher import TeacherConfig, clear_frames
+
+_QUIET = 0.3  # share of a recording's frames, the softest, in which silence is looked for
+_STRETCH_SECONDS = 0.4
+_QUIET_SECONDS = 0.2
+_HELD_OUT = 20  # one recording in so many validates what is learned
+
+
+@torch.inference_mode()
+def gather(
+    model: RecordingModel,
+    head: nn.Module,
+    share: Tensor,
+    archive: Archive,
+    config: TeacherConfig,
+    *,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Stretches:
+    """Phase 2: find the stretches of an archive that are clearly one person's, and quiet ones."""
+    device = next(head.parameters()).device
+    model.to(device).eval()
+    head.eval()
+    per_frame = round(model.hop_seconds / model.step_seconds)
+    found: list[np.ndarray] = []
+    for rows in _alike(archive.values):
+        if archive.times is None:
+            values = torch.as_tensor(np.stack([archive.values[i] for i in rows]).astype(np.float32), device=device)
+            frames = model.frames(values, torch.full((len(rows),), values.shape[1], device=device))
+            cast = archive.cast_table()[rows].to(device)
+            logits = head(frames.embeddings)
+            states = clear_frames(logits, cast, share, model.hop_seconds, config).cpu().numpy()
+        else:
+            states = [_states_of_times(archive.times[i]) for i in rows]
+        for index, state in zip(rows, states, strict=True):
+            whole, clear = archive.values[index], state
+            if archive.times is None:
+                clear = _only_soft(state, whole, per_frame, model.mix)
+            starts, ends, kinds = runs(clear)
+            least = np.where(kinds == -1, _QUIET_SECONDS, _STRETCH_SECONDS) / model.hop_seconds
+            keep = (kinds > -2) & (ends - starts >= least)
+            names = np.array([*archive.casts[index], -1])[kinds[keep]]  # kind -1 takes the last, which is -1
+            stop = np.minimum(ends[keep] * per_frame, len(whole))
+            found.append(np.stack([np.full(keep.sum(), index), starts[keep] * per_frame, stop, names], 1))
+        if progress is not None:
+            progress("gather", len(found), len(archive.values))
+    return Stretches(*np.concatenate(found).T)
+
+
+def _alike(values: Sequence[np.ndarray], most: int = 16) -> Iterator[list[int]]:
+    """Yield numbers of recordings of one length, up to `most` at a time, so that no batch is padded."""
+    order = sorted(range(len(values)), key=lambda i: len(values[i]))
+    for _, group in groupby(order, key=lambda i: len(values[i])):
+        same = list(group)
+        yield from (same[first : first + most] for first in range(0, len(same), most))
+
+
+def _states_of_times(times: np.ndarray) -> np.ndarray:
+    """Who speaks alone in each frame: index into the cast, -1 nobody, -2 several; times bool [t, m] -> int [t]."""
+    count = times.sum(1)
+    return np.where(count == 1, times.argmax(1), np.where(count == 0, -1, -2))
+
+
+def _only_soft(states: np.ndarray, values: np.ndarray, per_frame: int, mix: str) -> np.ndarray:
+    """Take silence back where the recording is not soft: what the head does not know may still be a voice."""
+    if mix == "replace":
+        return states
+    whole = np.asarray(values[: len(values) // per_frame * per_frame], np.float32)
+    level = whole.reshape(len(whole) // per_frame, -1)
+    level = level.mean(1) if mix == "log-power" else np.square(level).mean(1)
+    loud = np.pad(level > np.quantile(level, _QUIET), (0, len(states) - len(level)), constant_values=True)
+    return np.where((states == -1) & loud[: len(states)], -2, states)
+
+
+def hold_out(stretches: Stretches, recordings: int) -> tuple[Stretches, Stretches | None]:
+    """Set one recording in 20 apart to validate on, where there are enough for people to meet there."""
+    apart = np.isin(stretches.recording, np.random.default_rng(0).permutation(recordings)[: recordings // _HELD_OUT])
+    if recordings < 3 * _HELD_OUT or len(np.unique(stretches.label[apart & (stretches.label >= 0)])) < 2:
+        return stretches, None
+    if len(np.unique(stretches.label[~apart & (stretches.label >= 0)])) < 2:
+        return stretches, None
+
+    def part(chosen: np.ndarray) -> Stretches:
+        return Stretches(*(getattr(stretches, each.name)[chosen] for each in fields(stretches)))
+
+    return part(~apart), part(apart)
