@@ -39,7 +39,7 @@ def archive(mix, quiet=True):
 def at_steps(active, steps, hop):
     """Activity on its own grid -> at the middle of each step of the values."""
     grid = max(hop, GRID_SECONDS)
-    middle = ((np.arange(steps) + 0.5) * hop / grid + 1e-9).astype(int)
+    middle = ((np.arange(steps) + 0.5) * hop / grid).astype(int)
     return active[middle]
 
 
@@ -54,14 +54,14 @@ def test_runs_are_those_of_groupby(states):
     assert list(zip(starts, ends, kinds, strict=True)) == expected
 
 
-@pytest.mark.parametrize("hop", [0.01, 0.005, 0.008, 0.004, 0.02, 0.025, 0.3])
+@pytest.mark.parametrize("hop", [0.01, 0.005, 0.007, 0.003, 0.02, 0.025, 0.3])
 def test_log_power_adds_as_the_logarithm_of_the_sum(hop):
     recomposer = Recomposer(*archive("log-power"), hop, "log-power", RecomposeConfig(seconds=6.0, **PLAIN))
     rng, overlaps = np.random.default_rng(0), 0
     for _ in range(8):
         sound, active, people = recomposer.conversation(rng)
         assert sound.dtype == np.float32
-        assert sound.shape == (round(6.0 / hop), 2)
+        assert sound.shape == (int(6.0 / hop + 1e-6), 2)
         assert active.shape == (round(6.0 / max(hop, GRID_SECONDS)), len(people))
         assert set(people) <= set(LEVELS)
         assert len(set(people)) == len(people)
@@ -71,7 +71,7 @@ def test_log_power_adds_as_the_logarithm_of_the_sum(hop):
         loud = spoken.any(1)
         # the mean of each band is taken away, and the level of the background is drawn: only differences are known
         gap = (sound - expected[:, None])[loud]
-        assert np.ptp(gap) < 1e-3 if loud.any() else True
+        assert np.ptp(gap, axis=0).max() < 1e-3
         np.testing.assert_allclose(sound.mean(0), 0, atol=1e-4)
         overlaps += (spoken.sum(1) > 1).sum()
         if loud.any() and not loud.all():

@@ -6,7 +6,7 @@ A window's slots are matched one to one (Hungarian) to the people found so far, 
 
 and a slot that is like nobody becomes a new person. At the end, people who are alike and were never slots of one window
 are joined, most alike first. Two slots of one window are never one person. Memory holds half-precision tracks and one
-vector per person: about 0.2 MB per hour and person.
+vector per person: about 0.2 MB per hour and person, and no more than 100 people are kept, however long it goes on.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 _AGREEMENT = 0.5  # what tracks that agree fully add to a cosine
+_MOST_PEOPLE = 100  # a model that tells nobody apart would find people without end, and memory with them
 
 
 @dataclass(eq=False)
@@ -81,6 +82,8 @@ class Linker:
             person.windows.add(self.count)
             person.pieces.append((first, tracks[:, slot].astype(np.float16)))
         self.count += 1
+        if len(self.people) > 2 * _MOST_PEOPLE:
+            self.people = self._joined(_MOST_PEOPLE)
 
     def _scores(self, first: int, tracks: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
         """Likeness of every slot to every person, [n, k]."""
@@ -101,9 +104,9 @@ class Linker:
     def finish(self, frames: int, *, most: int | None = None) -> Linked:
         """Join people who are alike, and on until at most `most` are left (or the rest met in a window).
 
-        The tracks are `frames` long.
+        The tracks are `frames` long. `most` None, or more than 100, is 100.
         """
-        people = self._joined(most)
+        people = self._joined(_MOST_PEOPLE if most is None else min(most, _MOST_PEOPLE))
         tracks = np.zeros((frames, len(people)), np.float32)
         for column, person in enumerate(people):
             _lay(tracks[:, column], person.pieces)

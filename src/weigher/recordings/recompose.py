@@ -39,7 +39,8 @@ class RecomposeConfig:
     """Standard deviation of a random spectral shape per conversation (log-power features only)."""
 
     def __post_init__(self) -> None:
-        if not self.seconds > 0 or self.max_speakers < 1 or not min(self.level_jitter, self.tilt_jitter) >= 0:
+        jitters = (self.level_jitter, self.tilt_jitter)
+        if not (self.seconds > 0 and self.max_speakers >= 1 and all(jitter >= 0 for jitter in jitters)):
             raise RequestError(
                 f"seconds = {self.seconds}, max_speakers = {self.max_speakers}, level_jitter = {self.level_jitter}, "
                 f"tilt_jitter = {self.tilt_jitter}; needed are seconds above 0, a speaker at least, no jitter below 0"
