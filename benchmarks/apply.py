@@ -4,8 +4,8 @@
 
 Each length is heard by a process of its own, so that its peak memory is its own. The recordings are conversations of
 four synthesised voices in FLAC. Without --model, the model is the default one, not trained: its speed is that of any
-other, but it hears nobody, so that linking and decoding have little to do. --every-slot takes every slot of every window
-for a person who talks half of the time, with an embedding that is like no other: the most that linking can be given.
+other, but it hears nobody, so that linking and decoding have little to do. --every-slot takes every slot of every
+window for a person who talks half of the time, with an embedding that is like no other: the most that linking can get.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+from measure import Stopwatch, hardware, store
 
 LENGTHS = {"1 min": 60.0, "10 min": 600.0, "1 h": 3600.0, "4 h": 14400.0}
 QUICK = {"5 s": 5.0, "40 s": 40.0}
@@ -62,7 +63,6 @@ def peak_megabytes() -> float:
 def hear(path: Path, model: Path | None, every_slot: bool, threads: int | None) -> dict[str, Any]:
     """Apply a model to one recording in this process: seconds by stage, and memory before and after."""
     import torch
-    from measure import Stopwatch, hardware
 
     from weigher.recordings import diarizer as diarizing
     from weigher.recordings.diarizer import Diarizer
@@ -162,6 +162,7 @@ def main() -> None:
     parser.add_argument("--every-slot", action="store_true", help="give linking the worst there can be")
     parser.add_argument("--threads", type=int, help="threads of torch; all cores where left out")
     parser.add_argument("--quick", action="store_true", help="5 s and 40 s only, to see that it runs")
+    parser.add_argument("--longest", choices=LENGTHS, default="4 h", help="leave out longer recordings")
     parser.add_argument("--note", default="", help="words kept with the figures, such as what else was running")
     parser.add_argument("--out", type=Path, help="file for the figures (JSON)")
     parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)  # these three are for the processes it starts
@@ -176,17 +177,18 @@ def main() -> None:
         return
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        for name, seconds in (QUICK if asked.quick else LENGTHS).items():
+        lengths = QUICK if asked.quick else {name: s for name, s in LENGTHS.items() if s <= LENGTHS[asked.longest]}
+        for name, seconds in lengths.items():
             path = Path(folder) / "conversation.flac"
             subprocess.run([sys.executable, __file__, "--write", str(path), "--seconds", str(seconds)], check=True)
             rows.append({"recording": name, **hear_in_fresh_process(path, asked)})
             print(f"{name}: {rows[-1]['wall_seconds']:.1f} s", file=sys.stderr)
-    machine = [row.pop("hardware") for row in rows][0]
+    machine = rows[0]["hardware"]
     show(rows)
-    from measure import store  # at the end, because it imports torch
-
     settings = {"model": "given" if asked.model else "default, not trained", "every_slot": asked.every_slot}
-    store(asked.out, {"benchmark": "apply", "hardware": machine, "note": asked.note, "settings": settings, "rows": rows})
+    store(
+        asked.out, {"benchmark": "apply", "hardware": machine, "note": asked.note, "settings": settings, "rows": rows}
+    )
 
 
 if __name__ == "__main__":

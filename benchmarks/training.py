@@ -94,7 +94,7 @@ def run_once(precision: str, config: LearnConfig, device: torch.device) -> dict[
         if done == total:
             stages[stage] = {"total": watch.now() - begun[stage], **watch.seconds}
 
-    with watched(watch, model), mock.patch.object(learning, "gather", lambda *_, **__: stretches):
+    with watched(watch, model), mock.patch.object(learning, "gather", return_value=stretches):
         histories = learn(model, archive, replace(config, **phases), device=device, progress=progress)
     found = {}
     for phase, history in zip(PHASES, histories, strict=True):

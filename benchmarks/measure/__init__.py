@@ -10,31 +10,37 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from weigher.io.atomic import writing
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 
 class Stopwatch:
     """Adds up the seconds of named stages; on a GPU it waits for the work to be done, which costs a few per cent."""
 
     def __init__(self, device: str | torch.device = "cpu") -> None:
-        self.device = torch.device(device)
+        self.device = str(device)
         self.seconds: dict[str, float] = defaultdict(float)
         self.begun: list[float] = []
 
     def now(self) -> float:
-        if self.device.type == "cuda":
+        """Return seconds since some moment, once the device has done what it was given."""
+        if self.device.startswith("cuda"):
+            import torch
+
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
     def start(self, *_: Any) -> None:
+        """Begin a stage; stages may lie within others."""
         self.begun.append(self.now())
 
     def stop(self, stage: str) -> None:
+        """End the stage that began last."""
         self.seconds[stage] += self.now() - self.begun.pop()
 
     def wrapped(self, function: Callable[..., Any], stage: str) -> Callable[..., Any]:
@@ -70,6 +76,8 @@ class Stopwatch:
 
 def hardware(device: str | torch.device) -> dict[str, Any]:
     """Say what the figures were measured on."""
+    import torch
+
     name = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else _processor()
     return {
         "processor": name,

@@ -214,19 +214,29 @@ def test_finishing_twice_gives_the_same():
     assert np.array_equal(one.confidence, two.confidence)
 
 
-def test_hours_of_windows_and_hundreds_of_strangers():
-    # 500 windows of 4 slots: four people all along, then as many voices as slots, all to be joined into 6 people
+def test_hours_of_windows():
     names = directions(4)
     truth = np.tile(np.repeat(np.eye(4), 5, 0), (500 * STEP // 20 + 1, 1))
     found = linked(truth, names)
     order = match_columns(found, names)
     assert sorted(order) == list(range(4))
     np.testing.assert_allclose(found.tracks, truth[:, order])
-    rng, linker = np.random.default_rng(0), Linker(0.9)
+
+
+def test_hours_of_strangers_stay_bounded():
+    # every slot has a voice of its own: who is most alike is joined on the way, and nothing that was heard is lost
+    rng, linker, crowd = np.random.default_rng(0), Linker(0.9), []
     for k in range(150):
-        linker.add(STEP * k, np.ones((WINDOW, 4)), np.full(4, 0.9), unit(rng.normal(size=(4, 32))))
-    assert len(linker.people) > 500
-    assert linker.finish(150 * STEP, most=6).tracks.shape[1] <= 8
+        linker.add(WINDOW * k, np.ones((WINDOW, 4)), np.full(4, 0.9), unit(rng.normal(size=(4, 32))))
+        crowd.append(len(linker.people))
+    assert crowd[20] == 84
+    assert max(crowd) <= 204
+    assert linker.finish(150 * WINDOW).tracks.shape[1] == 100
+    found = linker.finish(150 * WINDOW, most=6)
+    assert (found.tracks.sum(1) == 4).all()
+    # more than 6 are left, because every two of them were heard in one window
+    assert found.tracks.shape[1] < 50
+    assert (found.tracks.T @ found.tracks).all()
 
 
 def joined_by_definition(linker, threshold, most):

@@ -263,7 +263,7 @@ def test_gradient_is_that_of_finite_differences(kind, timed):
         return set_loss(said, class_logits, labels, activity if timed else None, LossConfig(classes=kind))["loss"]
 
     inputs = [class_logits, out.confidence.clamp(0.05, 0.95), out.speech_logits, *out.logits]
-    assert torch.autograd.gradcheck(run, [x.clone().requires_grad_() for x in inputs])
+    assert torch.autograd.gradcheck(run, [x.clone().requires_grad_() for x in inputs], fast_mode=kind != "bce")
 
 
 def test_autocast_leaves_the_loss_exact():

@@ -168,6 +168,15 @@ def test_an_utterances_own_channel_and_level_leave_no_trace():
         np.testing.assert_allclose(one - one.mean(0), two - two.mean(0), atol=2e-3)
 
 
+def test_an_utterances_own_silence_leaves_no_trace():
+    # digital silence, after the mean of each utterance was taken off, is another constant in each
+    voices = feature_voices(change=lambda x, i: np.where(x < 3, -0.5 * i, x).astype(np.float32))
+    bank = voice_bank(voices)
+    for i in range(len(voices.utterances)):
+        pauses = bank.piece(i).min(0)
+        np.testing.assert_allclose(np.log(pauses + bank.floor), np.log(bank.floor), atol=1e-3)
+
+
 def test_level_alone_is_equalised_where_the_channel_is_left():
     louder = feature_voices(change=lambda x, i: x + np.float32(i))
     coloured = feature_voices(change=lambda x, i: x + np.float32([i, 0, 0, 0, 0, -i]))
@@ -176,7 +185,7 @@ def test_level_alone_is_equalised_where_the_channel_is_left():
         render(p, voice_bank(v, equalise_channel=False)).values for v in (feature_voices(), louder, coloured)
     )
     np.testing.assert_allclose(one - one.mean(), two - two.mean(), atol=2e-3)
-    assert np.abs(one - three).max() > 1.0
+    assert np.abs((one - one.mean(0)) - (three - three.mean(0))).max() > 1.0  # each utterance keeps its colour
 
 
 def test_features_sound_in_the_turns_and_nowhere_else():
@@ -290,6 +299,12 @@ def test_splices_have_no_clicks():
     assert np.abs(np.diff(made)).max() < 1.3 * steepest
 
 
+def test_loud_overlap_stays_within_full_scale(audio_voices):
+    pieces = [Piece(i, 0, 8000, 1000, 25.0) for i in (0, 4, 8)]
+    made = render_audio(voice_bank(audio_voices), pieces, 16000, rng=np.random.default_rng(0))
+    assert np.abs(made).max() == pytest.approx(0.99)
+
+
 def test_audio_noise_stands_under_speech_by_the_wanted_decibels(audio_voices):
     bank = voice_bank(audio_voices)
     made = render_audio(bank, [], 64000, noise_db=12.0, rng=np.random.default_rng(0))
@@ -328,7 +343,7 @@ def test_a_voice_too_short_to_use_is_named():
 def test_steady_sound_counts_as_active_and_pauses_are_shortened():
     assert active_frames(np.full(50, -3.0)).all()
     energies = np.full(300, -10.0)
-    energies[100:150] = energies[230:280] = 0.0
+    energies[100:120] = energies[140:150] = energies[230:280] = 0.0  # pauses of 0.2 and 0.8 s
     kept = kept_frames(active_frames(energies), 0.01)
     assert np.flatnonzero(kept).tolist() == [*range(95, 155), *range(225, 285)]
 

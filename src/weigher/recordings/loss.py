@@ -74,7 +74,7 @@ def track_cost(logits: Tensor, activity: Tensor, mask: Tensor) -> tuple[Tensor, 
     (torch.Size([1, 2, 3]), 0.693)
     """
     z = widen(logits)
-    weight = (mask / mask.sum(1, keepdim=True).clamp(min=1)).to(z.dtype)
+    weight = mask.to(z.dtype) / mask.sum(1, keepdim=True).clamp(min=1)
     silent = (F.softplus(z) * weight[..., None]).sum(1)
     with torch.autocast(z.device.type, enabled=False):  # a difference of sums: half precision could make it negative
         # -log p - (-log(1 - p)) = -z: one matrix product gives all pairs
