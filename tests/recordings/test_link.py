@@ -159,6 +159,8 @@ def test_windows_are_laid_without_gaps_each_far_from_its_edges(window, step):
     for k in range(1, 5):
         seam = int((track <= k).sum())
         assert k * step + (window - step) // 2 == seam
+    for short in (frames - 1, step + 1, 1, 0):
+        assert np.array_equal(linker.finish(short).tracks[:, 0], track[:short])
 
 
 def test_a_person_who_stops_in_the_overlap_keeps_it():

@@ -276,6 +276,20 @@ def test_autocast_leaves_the_loss_exact():
         assert torch.equal(mixed[name], plain[name]), name
 
 
+def test_probabilities_are_compared_outside_autocast(monkeypatch):
+    # as on a GPU, whose autocast raises there
+    real = F.binary_cross_entropy
+
+    def refusing(*inputs):
+        assert not torch.is_autocast_enabled("cpu")
+        return real(*inputs)
+
+    monkeypatch.setattr(F, "binary_cross_entropy", refusing)
+    out, class_logits, labels, activity = drawn(dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert set_loss(out, class_logits, labels, activity, LossConfig())["loss"].isfinite()
+
+
 def test_class_logits_in_half_precision():
     out, class_logits, labels, activity = drawn(dtype=torch.float32)
     parts = set_loss(out, class_logits.bfloat16(), labels, activity, LossConfig())

@@ -43,6 +43,12 @@ def test_frames_without_speech_seed_nothing():
     assert ((found @ directions.T)[:, [0, 2]].max(0).values > 0.99).all()
 
 
+def test_doubtful_speech_still_seeds():
+    g, _, directions = blobs((20, 20))
+    found = seed_slots(g, torch.full((1, 40), 0.3, dtype=g.dtype), 2)[0]
+    assert (found @ directions.T).max(0).values.min() > 0.99
+
+
 def test_no_speech_gives_zeros_and_other_rows_do_not_notice():
     g, _, _ = blobs((8, 8))
     both = g.expand(2, -1, -1)
@@ -129,11 +135,14 @@ def test_block_exchanges_between_slots():
 
 def test_block_does_not_see_padding():
     made, bias = block()
-    x, mask = torch.randn(1, 3, 9, 4, dtype=torch.float64), torch.arange(9)[None] < 6
+    lengths = [6, 9, 2]
+    x, mask = torch.randn(3, 3, 9, 4, dtype=torch.float64), torch.arange(9) < torch.tensor(lengths)[:, None]
     other = torch.where(mask[:, None, :, None], x, 100 * torch.randn_like(x))
-    alone = made(x[:, :, :6], bias(6), mask[:, :6])
     for padded in (x, other):
-        torch.testing.assert_close(made(padded, bias(9), mask)[:, :, :6], alone)
+        together = made(padded, bias(9), mask)
+        for row, length in enumerate(lengths):
+            alone = made(x[row : row + 1, :, :length], bias(length), mask[row : row + 1, :length])
+            torch.testing.assert_close(together[row : row + 1, :, :length], alone)
 
 
 def test_block_gradient_is_that_of_finite_differences():
