@@ -255,7 +255,7 @@ PATIENCE_SECONDS = 240  # on a machine that is busy with other work
 
 @contextmanager
 def in_a_process(role, folder):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums depend on it, bit for bit
     command = [sys.executable, __file__, role, str(folder)]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process:
         try:

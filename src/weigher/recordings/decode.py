@@ -224,16 +224,20 @@ _Turns = tuple[np.ndarray, np.ndarray, np.ndarray]  # who (column of the tracks)
 
 
 def _turns(tracks: np.ndarray, *, hop_seconds: float, end: float, config: DecodeConfig) -> _Turns:
-    on = hysteresis(tracks, config.onset, config.offset)
-    steps = np.diff(np.pad(on, ((1, 1), (0, 0))).astype(np.int8), axis=0).T  # [k, t + 1]: turns sorted by speaker
-    who, first = np.nonzero(steps > 0)
-    starts = first * hop_seconds
-    ends = np.minimum(np.nonzero(steps < 0)[1] * hop_seconds, end)
+    # one track at a time: the indices of hysteresis take many times the memory of the track
+    edges = [np.flatnonzero(np.diff(_on(track, config), prepend=False, append=False)) for track in tracks.T]
+    who = np.repeat(np.arange(len(edges)), [len(each) // 2 for each in edges])  # off to on and back, in turn
+    joined = np.concatenate([*edges, np.empty(0, np.intp)])
+    starts, ends = joined[::2] * hop_seconds, np.minimum(joined[1::2] * hop_seconds, end)
     apart = np.ones(len(who), dtype=bool)
     apart[1:] = (who[1:] != who[:-1]) | (starts[1:] - ends[:-1] >= config.min_gap_seconds - _MICROSECOND)
     who, starts, ends = who[apart], starts[apart], ends[np.roll(apart, -1)]
     enough = ends - starts >= config.min_speech_seconds - _MICROSECOND
     return who[enough], starts[enough], ends[enough]
+
+
+def _on(track: np.ndarray, config: DecodeConfig) -> np.ndarray:
+    return hysteresis(track[:, None], config.onset, config.offset)[:, 0]
 
 
 def _insist(turns: _Turns, least: int, tracks: np.ndarray, find: Callable[..., _Turns], config: DecodeConfig) -> _Turns:
