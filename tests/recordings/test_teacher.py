@@ -309,3 +309,14 @@ def test_casts_alone_teach_who_speaks_when():
     shuffled = cast[torch.randperm(files, generator=generator)]
     wrong = teach(head(x), shuffled, share, 0.04, config, with_nobody=False)[..., 1:].argmax(-1)
     assert (shuffled.gather(1, wrong) == speaker).float().mean().item() < 0.5
+
+
+def test_padding_says_nothing_about_the_frames_before_it():
+    generator = torch.Generator().manual_seed(0)
+    logits, cast = torch.randn(1, 12, 3, generator=generator), torch.tensor([[0, 2]])
+    share, config = torch.full((3,), 1 / 3), TeacherConfig()
+    padded = torch.cat([logits, torch.full((1, 9, 3), 5.0)], 1)
+    mask = torch.arange(21)[None] < 12
+    alone = teach(logits, cast, share, 0.04, config)
+    torch.testing.assert_close(teach(padded, cast, share, 0.04, config, mask=mask)[:, :12], alone)
+    assert not torch.allclose(teach(padded, cast, share, 0.04, config)[:, :12], alone)

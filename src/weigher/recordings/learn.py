@@ -190,6 +190,7 @@ def _listen(
                 config.teacher,
                 sharpness=min(1.0, part / 0.4),
                 with_nobody=part > 0.7,
+                mask=frames.mask,
             )
         posteriors = posteriors * frames.mask[..., None]
         loss = partial_label_loss(logits, batch["cast"], posteriors, listener.share, frames.mask)

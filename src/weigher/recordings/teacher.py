@@ -101,11 +101,13 @@ def teach(
     *,
     sharpness: float = 1.0,
     with_nobody: bool = True,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Posteriors of nobody and of each label of the cast, for every frame.
 
     Shapes: logits [b, t, c], cast int [b, m] (-1: none), share [c] -> [b, t, 1 + m]. `sharpness` in [0, 1] anneals
-    the evidence; without nobody, its column is 0. A row without cast gives nobody 1.
+    the evidence; without nobody, its column is 0; frames outside `mask` bool [b, t] say nothing. A row without cast
+    gives nobody 1.
 
     >>> logits = torch.tensor([[[4.0, 0.0, 0.0]] * 5])
     >>> cast = torch.tensor([[0, 2]])
@@ -116,6 +118,8 @@ def teach(
     present = cast >= 0
     nobody = torch.full_like(evidence[..., :1], config.threshold)
     states = torch.cat([nobody, evidence], -1) * (config.temper * sharpness)
+    if mask is not None:  # padding has no evidence for or against anybody
+        states = states * mask[..., None]
     empty = ~present.any(1, keepdim=True)
     possible = torch.cat([empty | torch.full_like(empty, with_nobody), present], 1)
     prior = possible / possible.sum(1, keepdim=True)
