@@ -136,14 +136,15 @@ def test_asymmetric_keeps_the_digits_of_easy_negatives():
 
 
 def test_asymmetric_is_never_negative_and_flat_below_the_margin_in_spite_of_rounding():
-    z = (math.log(0.05 / 0.95) + torch.linspace(-1e-5, 1e-5, 2001)).requires_grad_()
-    loss = asymmetric(z, torch.zeros(2001), gamma_negative=0, margin=0.05)
-    loss.sum().backward()
-    below = z.detach().sigmoid() <= 0.05
-    assert 500 < below.sum() < 1500
-    assert (loss >= 0).all()
-    assert not loss[below].any()
-    assert not z.grad[below].any()
+    for margin in torch.linspace(0.005, 0.95, 190).tolist():
+        z = (math.log(margin / (1 - margin)) + torch.linspace(-1e-5, 1e-5, 4001)).requires_grad_()
+        loss = asymmetric(z, torch.zeros(4001), gamma_negative=0, margin=margin)
+        loss.sum().backward()
+        below = z.detach().sigmoid() - margin <= 0
+        assert 500 < below.sum() < 3500
+        assert (loss >= 0).all()
+        assert not loss[below].any()
+        assert not z.grad[below].any()
 
 
 def test_softmax_of_several_right_answers_and_of_none():

@@ -91,6 +91,15 @@ def test_whatever_comes_each_frame_of_speech_goes_to_one_speaker(method, kind, s
 
 
 @each_method
+def test_the_seed_decides_where_nothing_else_does(method):
+    noise, speech = np.random.default_rng(0).standard_normal((200, 16)), np.ones(200, dtype=bool)
+    here, there = (cluster_frames(noise, speech, 5, method, seed=3) for _ in range(2))
+    assert np.array_equal(here, there)
+    if method == "kmeans":
+        assert any(not np.array_equal(here, cluster_frames(noise, speech, 5, method, seed=seed)) for seed in (4, 5))
+
+
+@each_method
 def test_fewer_frames_than_speakers_get_one_speaker_each(method):
     activity = cluster_frames(np.eye(4)[[2, 0]], np.ones(2, dtype=bool), 4, method)
     assert activity.astype(int).tolist() == [[1, 0, 0, 0], [0, 1, 0, 0]]

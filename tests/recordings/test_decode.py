@@ -199,6 +199,12 @@ def test_speakers_who_are_asked_for_speak():
     assert longest == (Segment(0.01, 0.03, "speaker1"),)
 
 
+def test_a_speaker_who_is_asked_for_keeps_the_longest_of_short_turns():
+    track = np.array([0.2, 0.0, 0.0, 0.0, 0.2, 0.2, 0.0, 0.0, 0.0, 0.2])[:, None]
+    config = DecodeConfig(min_speech_seconds=0.5, min_gap_seconds=0.3)
+    assert decode(track, np.zeros(1), 0.1, num_speakers=1, config=config) == (Segment(0.4, 0.6, "speaker1"),)
+
+
 def test_a_slot_without_any_weight_stays_silent_even_if_asked_for():
     result = decode_slots(np.array([[0.0, 0.9]] * 3), np.array([0.9, 0.5]), 1.0, num_speakers=2)
     assert result.segments == (Segment(0.0, 3.0, "speaker1"),)

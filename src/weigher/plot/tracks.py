@@ -40,11 +40,19 @@ class Turn(Protocol):
     """Whatever has a start and an end in seconds and a speaker."""
 
     @property
-    def start(self) -> float: ...  # noqa: D102
+    def start(self) -> float:
+        """When the turn begins, in seconds."""
+        ...
+
     @property
-    def end(self) -> float: ...  # noqa: D102
+    def end(self) -> float:
+        """When the turn ends, in seconds."""
+        ...
+
     @property
-    def speaker(self) -> str: ...  # noqa: D102
+    def speaker(self) -> str:
+        """Who speaks."""
+        ...
 
 
 def plot_tracks(
@@ -52,7 +60,7 @@ def plot_tracks(
     hop_seconds: float,
     speakers: Sequence[str],
     *,
-    segments: Iterable[Turn] = (),
+    segments: Iterable[Turn] | None = None,
     confidence: np.ndarray | None = None,
     reference: Iterable[Turn] = (),
     samples: np.ndarray | None = None,
@@ -63,7 +71,8 @@ def plot_tracks(
 
     Shapes: tracks `[t, k]` in [0, 1] (frame t covers [t * hop, (t + 1) * hop)), speakers k names, confidence `[k]` in
     [0, 1], samples `[any]` of the whole recording at any rate. `seconds` is the length of the recording (that of the
-    tracks where it is None); a track of more than 1600 frames is drawn as the mean of neighbouring ones.
+    tracks where it is None); a track of more than 1600 frames is drawn as the mean of neighbouring ones. Without
+    `segments` all of a ribbon is in full colour, and a reference is grey: nothing says whom it fits.
     Raises: RequestError for shapes that do not fit, and where matplotlib is not installed.
 
     >>> figure = plot_tracks(np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9]]), 0.5, ["ann", "bob"], title="talk")
@@ -77,7 +86,7 @@ def plot_tracks(
         )
     if confidence is not None and np.shape(confidence) != (len(speakers),):
         raise RequestError(f"confidence of shape {np.shape(confidence)} is given; needed is [{len(speakers)}]")
-    turns, truth = list(segments), list(reference)
+    turns, truth = list(segments or ()), list(reference)
     length = seconds or len(tracks) * hop_seconds or max((turn.end for turn in truth), default=1.0)
     colours = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(speakers)}
     lanes = match_colours(colours, turns, truth)
@@ -95,14 +104,16 @@ def plot_tracks(
         y -= _SPACE
     for index, name in enumerate(speakers):
         y -= row
-        own = [turn for turn in turns if turn.speaker == name]
+        own = None if segments is None else [turn for turn in turns if turn.speaker == name]
         page.ribbon(y, row, (tracks[:, index], hop_seconds), colours[name], own)
         page.name(y, row, name, colours[name], own)
         if confidence is not None:
             page.confidence(y, row, float(confidence[index]), colours[name], first=index == 0)
     if not speakers:
         y -= row
-        page.write(length / 2, y + row / 2, "nobody speaks", color=_FAINT, ha="center", va="center")
+        page.write(
+            length / 2, y + row / 2, "nobody speaks", color=_FAINT, ha="center", va="center", backgroundcolor="white"
+        )
     if lanes:
         y -= _SPACE
         for index, (name, colour) in enumerate(lanes.items()):
@@ -199,11 +210,13 @@ class _Page:
         self.axes.stairs(middle + envelope, times, baseline=middle - envelope, **style)
         self.write(-self.inch(0.12), middle, "sound", color=_FAINT, ha="right", va="center")
 
-    def ribbon(self, y: float, row: float, weights: tuple[np.ndarray, float], colour: str, turns: list) -> None:
+    def ribbon(
+        self, y: float, row: float, weights: tuple[np.ndarray, float], colour: str, turns: Sequence[Turn] | None
+    ) -> None:
         track, hop_seconds = weights
         middle = (np.arange(len(track)) + 0.5) * hop_seconds
-        inside = np.zeros(len(track), dtype=bool)
-        for turn in turns:
+        inside = np.full(len(track), turns is None)
+        for turn in turns or ():
             inside[np.searchsorted(middle, turn.start) : np.searchsorted(middle, turn.end)] = True
         base, tall = y + 0.15 * row, 0.72 * row
         self.axes.plot([0, self.seconds], [base, base], color=_GRID, linewidth=0.8, zorder=1)
@@ -217,11 +230,11 @@ class _Page:
                 self.axes.stairs(
                     base + tall * means, times, baseline=base, fill=True, color=shade, linewidth=0, zorder=2
                 )
-        self.bars(base - 0.05, 0.03, turns, colour)
+        self.bars(base - 0.05, 0.03, turns or (), colour)
 
-    def name(self, y: float, row: float, name: str, colour: str, turns: list) -> None:
-        spoken = sum(turn.end - turn.start for turn in turns)
-        two_lines = bool(turns) and row > 0.4
+    def name(self, y: float, row: float, name: str, colour: str, turns: Sequence[Turn] | None) -> None:
+        spoken = sum(turn.end - turn.start for turn in turns or ())
+        two_lines = turns is not None and row > 0.4
         middle = y + 0.15 * row + 0.36 * row
         x = -self.inch(0.12)
         self.write(
@@ -245,7 +258,7 @@ class _Page:
         if first:
             self.write(x, y + row + 0.04, "confidence", color=_FAINT, fontsize=8.5, va="bottom")
 
-    def lane(self, y: float, name: str, colour: str, turns: list, *, first: bool) -> None:
+    def lane(self, y: float, name: str, colour: str, turns: Sequence[Turn], *, first: bool) -> None:
         middle = y + _LANE / 2
         self.axes.axhspan(y + 0.03, y + _LANE - 0.03, color=_PAPER, linewidth=0, zorder=1)
         self.bars(y + 0.03, _LANE - 0.06, turns, colour)
@@ -255,9 +268,9 @@ class _Page:
 
     def time(self, y: float) -> None:
         step = next((step for step in _TICKS if self.seconds / step <= 10), _TICKS[-1])
-        ticks = np.arange(math.floor(self.seconds / step + 1e-6) + 1) * step
+        ticks = [number * step for number in range(math.floor(self.seconds / step + 1e-6) + 1)]
         low, high = y - 0.08, self.height - _TOP
-        self.axes.vlines(ticks, low, high, colors=_GRID, linewidth=0.6, zorder=0)
+        self.axes.vlines(ticks, low, high, colors=_GRID, linewidth=0.6, zorder=0, clip_on=False)
         for tick in ticks:
             unit = " s" if tick == ticks[-1] and self.seconds < 60 else ""
             self.write(tick, low - 0.05, _clock(tick, self.seconds >= 60) + unit, color=_FAINT, ha="center", va="top")

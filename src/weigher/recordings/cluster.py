@@ -28,6 +28,7 @@ from weigher.errors import RequestError
 Method = Literal["kmeans", "agglomerative", "ward", "spectral"]
 
 _SAME = 6  # decimals of a unit vector: frames that agree so far are one point
+_SILENT = 1e-12  # of the longest vector: what rounding may leave of a sum that is zero
 _STARTS = 10
 _SHARES = (0.02, 0.05, 0.1, 0.2)  # neighbours tried by `spectral`, as a share of the frames
 _NO_GAP = 1e-10
@@ -84,24 +85,22 @@ def cluster_frames(
 
 
 def _smooth(embeddings: np.ndarray, speech: np.ndarray, smooth_frames: int) -> np.ndarray:
-    """Return the mean over the frames of speech from (s - 1) // 2 frames before each frame to s // 2 after it."""
+    """Return the sum over the frames of speech from (s - 1) // 2 frames before each frame to s // 2 after it.
+
+    The mean has the same direction, and only that counts.
+    """
     if smooth_frames == 1:
         return embeddings
     frame = np.arange(len(speech))
     low = np.maximum(frame - (smooth_frames - 1) // 2, 0)
     high = np.minimum(frame + smooth_frames // 2 + 1, len(speech))
-
-    def window_sum(values: np.ndarray) -> np.ndarray:
-        sums = np.pad(np.cumsum(values, axis=0), ((1, 0), (0, 0)))
-        return sums[high] - sums[low]
-
-    count = window_sum(speech[:, None].astype(np.float64))
-    return window_sum(np.where(speech[:, None], embeddings, 0.0)) / np.maximum(count, 1.0)
+    sums = np.pad(np.cumsum(np.where(speech[:, None], embeddings, 0.0), axis=0), ((1, 0), (0, 0)))
+    return sums[high] - sums[low]
 
 
 def _directions(points: np.ndarray) -> np.ndarray:
     length = np.linalg.norm(points, axis=1, keepdims=True)
-    return np.divide(points, length, out=np.zeros_like(points), where=length > 0)
+    return np.divide(points, length, out=np.zeros_like(points), where=length > _SILENT * length.max())
 
 
 def _kmeans(points: np.ndarray, groups: int, seed: int) -> np.ndarray:
