@@ -79,11 +79,14 @@ def _only_soft(states: np.ndarray, values: np.ndarray, per_frame: int, mix: str)
     """Take silence back where the recording is not soft: what the head does not know may still be a voice."""
     if mix == "replace":
         return states
-    whole = np.asarray(values[: len(values) // per_frame * per_frame], np.float32)
-    level = whole.reshape(len(whole) // per_frame, -1)
-    level = level.mean(1) if mix == "log-power" else np.square(level).mean(1)
-    loud = np.pad(level > np.quantile(level, _QUIET), (0, len(states) - len(level)), constant_values=True)
-    return np.where((states == -1) & loud[: len(states)], -2, states)
+    # a last frame that is cut off has no level; nor, with WavLM, have the last samples a frame
+    count = min(len(states), len(values) // per_frame)
+    loud = np.ones(len(states), bool)
+    if count:
+        level = np.asarray(values[: count * per_frame], np.float32).reshape(count, -1)
+        level = level.mean(1) if mix == "log-power" else np.square(level).mean(1)
+        loud[:count] = level > np.quantile(level, _QUIET)
+    return np.where((states == -1) & loud, -2, states)
 
 
 def hold_out(stretches: Stretches, recordings: int) -> tuple[Stretches, Stretches | None]:
