@@ -141,14 +141,14 @@ def test_the_order_of_a_cast_and_its_padding_do_not_matter():
 
 
 def test_teach_is_the_hidden_markov_model_of_its_description():
-    config = TeacherConfig(stay_seconds=0.4, temper=0.5, threshold=0.8)
+    config = TeacherConfig(stay_seconds=0.4, temper=0.5, threshold=0.6)
     logits, share = (
         3 * torch.randn(1, 8, 4, dtype=torch.float64),
         torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64),
     )
     got = teach(logits, torch.tensor([[2, 0]]), share, 0.04, config, sharpness=0.7)[0].numpy()
     r = label_evidence(logits, share)[0, :, [2, 0]].numpy()
-    evidence = 0.5 * 0.7 * np.concatenate([np.full((8, 1), 0.8), r], 1)
+    evidence = 0.5 * 0.7 * np.concatenate([np.full((8, 1), 0.6), r], 1)
     np.testing.assert_allclose(got, by_logarithms(evidence, np.full(3, 1 / 3), 1 - 0.04 / 0.4), atol=1e-9)
 
 
@@ -163,7 +163,7 @@ def test_a_hop_longer_than_any_stay_is_no_chain():
     logits, share = torch.randn(1, 6, 3, dtype=torch.float64), torch.full((3,), 1 / 3, dtype=torch.float64)
     config = TeacherConfig(stay_seconds=0.5, temper=1.0)
     got = teach(logits, torch.tensor([[0, 1, 2]]), share, 2.0, config)
-    nobody = torch.full((1, 6, 1), config.threshold, dtype=torch.float64)
+    nobody = torch.full((1, 6, 1), math.log(3) / 2, dtype=torch.float64)  # less than 1.2: there are three labels only
     torch.testing.assert_close(got, torch.softmax(torch.cat([nobody, label_evidence(logits, share)], -1), -1))
 
 

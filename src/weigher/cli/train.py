@@ -55,19 +55,21 @@ def run(options: Options) -> int:
     from weigher.io.manifest import indistinguishable, read_manifest
     from weigher.recordings.configs import to_plain
     from weigher.recordings.diarizer import Diarizer
+    from weigher.train.distribution import rank
 
+    speaks = rank() == 0  # under torchrun, one worker writes and prints for all
     manifest = read_manifest(options.cast, skip_bad=options.skip_bad)
-    for warning in indistinguishable(manifest.recordings):
+    for warning in indistinguishable(manifest.recordings) if speaks else ():
         console.message(f"warning: {warning}")
     config = _resolved(options, [recording.path for recording in manifest.recordings])
     diarizer = Diarizer(config=config, device=options.device)
     if not options.resume:
         if (options.out / "listen" / "last.safetensors").exists():
             raise RequestError(f"{options.out} holds a run already; give --resume to go on with it, or another folder")
-        options.out.mkdir(parents=True, exist_ok=True)
-        with writing(options.out / "config.json", "w") as file:
-            json_format.dump(to_plain(config), file, indent=2)
-    with console.progress_bar(options.quiet) as progress:
+        if speaks:
+            with writing(options.out / "config.json", "w") as file:
+                json_format.dump(to_plain(config), file, indent=2)
+    with console.progress_bar(options.quiet or not speaks) as progress:
         diarizer.fit(
             manifest,
             run_dir=options.out,
@@ -76,6 +78,8 @@ def run(options: Options) -> int:
             tensorboard=options.tensorboard,
             progress=progress,
         )
+    if not speaks:
+        return 0
     folder = options.out / "model"
     diarizer.save_pretrained(folder)
     for reason in diarizer.skipped_:
@@ -84,7 +88,7 @@ def run(options: Options) -> int:
     done = {
         "model": str(folder),
         "people": len(diarizer.labels_),
-        "recordings": len(manifest.recordings),
+        "recordings": len(manifest.recordings) + len(manifest.skipped) - len(diarizer.skipped_),
         "skipped": list(diarizer.skipped_),
         "steps": [phase.step for phase in history],
         "seconds": round(sum(phase.seconds for phase in history), 1),
@@ -102,6 +106,10 @@ def _resolved(options: Options, paths: list[Path]):
     from weigher.recordings.diarizer import DiarizerConfig
 
     config = DiarizerConfig()
+    if options.wavlm is not None:  # what suits its features; a file of settings may say otherwise
+        encoder, weigher = replace(config.model.encoder, kind="linear"), config.model.weigher
+        weigher = replace(weigher, channel_reduction=12, time_reduction=15)
+        config = replace(config, model=replace(config.model, encoder=encoder, weigher=weigher))
     kept = options.out / "config.json"
     if options.resume:
         if not kept.is_file():
@@ -112,8 +120,6 @@ def _resolved(options: Options, paths: list[Path]):
     front, phases, weigher = config.model.front, config.learn, config.model.weigher
     if options.wavlm is not None:
         front = replace(front, kind="wavlm", wavlm=options.wavlm)
-        config = replace(config, model=replace(config.model, encoder=replace(config.model.encoder, kind="linear")))
-        weigher = replace(weigher, channel_reduction=12, time_reduction=15)
     elif options.front is not None:
         front = replace(front, kind=options.front)
     elif options.config is None and not options.resume and all(path.suffix == ".npz" for path in paths):

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from weigher.errors import RequestError
 from weigher.io.audio import SAMPLE_RATE, audio_seconds, stream_audio
-from weigher.io.features import read_features
+from weigher.io.features import Features, read_features
 from weigher.io.manifest import Manifest, Recording, check_cast_sizes, check_readable, read_manifest
 from weigher.io.rttm import read_rttm_tree
 from weigher.recordings.archive import Archive, check_archive
@@ -149,8 +149,14 @@ class Diarizer:
         manifest = cast if isinstance(cast, Manifest) else read_manifest(cast, skip_bad=skip_bad)
         front = self.config.model.front
         if front.kind == "features" and not front.features:
-            first = read_features(manifest.recordings[0].path)
-            front = replace(front, features=first.values.shape[1], hop_seconds=first.hop_seconds)
+            firsts: list[Features] = []
+
+            def look(path: Path) -> None:
+                if not firsts:
+                    firsts.append(read_features(path))
+
+            manifest = check_readable(manifest, look, skip_bad=skip_bad)
+            front = replace(front, features=firsts[0].values.shape[1], hop_seconds=firsts[0].hop_seconds)
             self.config = replace(self.config, model=replace(self.config.model, front=front))
         model = RecordingModel(self.config.model)
         values: dict[Path, np.ndarray] = {}
@@ -160,7 +166,7 @@ class Diarizer:
 
         manifest = check_readable(manifest, read, skip_bad=skip_bad, progress=progress)
         check_cast_sizes(manifest.recordings, self.config.model.weigher.slots)
-        self.skipped_ = tuple(skipped.reason for skipped in manifest.skipped)
+        self.skipped_ = tuple(f"line {skipped.line}: {skipped.reason}" for skipped in manifest.skipped)
         return _archive(manifest.recordings, values)
 
     def predict(
@@ -180,6 +186,9 @@ class Diarizer:
         """
         model = self._fitted()
         linker = Linker(self.config.link_threshold)
+        # where more people are asked for than are heard for sure, the likeliest slots of each window stand in
+        insistent = Linker(self.config.link_threshold)
+        least = (min_speakers if num_speakers is None else num_speakers) or 0
         seconds, frames = 0.0, 0
         single: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
         for index, (first, values, total) in enumerate(self._windows(recording)):
@@ -189,6 +198,9 @@ class Diarizer:
             single = (tracks, confidence, embeddings) if index == 0 else None
             kept = confidence >= self.config.decode.threshold
             linker.add(first, tracks[:, kept], confidence[kept], embeddings[kept])
+            if least:
+                kept |= confidence >= np.sort(confidence)[-least:][0]
+                insistent.add(first, tracks[:, kept], confidence[kept], embeddings[kept])
             if progress is not None:
                 progress("apply", index + 1, self._count(total))
         if single is not None:  # one window: every slot stays a candidate
@@ -196,6 +208,8 @@ class Diarizer:
         else:
             most = num_speakers if num_speakers is not None else max_speakers
             linked = linker.finish(frames, most=most)
+            if len(linked.confidence) < least:
+                linked = insistent.finish(frames, most=most)
             tracks, confidence, embeddings = linked.tracks, linked.confidence, linked.embeddings
         decoded = decode_slots(
             tracks,
@@ -267,7 +281,7 @@ class Diarizer:
             for start, samples in stream_audio(recording, window_seconds=window, step_seconds=step):
                 yield round(start / model.hop_seconds), model.values(samples), total
             return
-        whole = model.read(recording) if isinstance(recording, str | Path) else np.asarray(recording, np.float32)
+        whole = model.read(recording) if isinstance(recording, str | Path) else self._checked(recording)
         in_samples = whole.ndim == 1
         unit = 1 / SAMPLE_RATE if in_samples else model.step_seconds
         total = len(whole) * unit
@@ -275,6 +289,19 @@ class Diarizer:
         for begin in range(0, max(1, len(whole) - (width - stride)), stride):
             piece = whole[begin : begin + width]
             yield round(begin * unit / model.hop_seconds), model.values(piece) if in_samples else piece, total
+
+    def _checked(self, recording: np.ndarray) -> np.ndarray:
+        """Values in memory as float32; RequestError for what this model cannot hear."""
+        front, values = self.config.model.front, np.asarray(recording, np.float32)
+        size = {"log-mel": front.mels, "features": front.features, "wavlm": 0}[front.kind]
+        samples = values.ndim == 1 and front.kind != "features"
+        if not samples and not (size and values.ndim == 2 and values.shape[1] == size):
+            needed = [] if front.kind == "features" else ["samples [n] at 16 kHz"]
+            needed += [f"rows [t, {size}] of features"] if size else []
+            raise RequestError(f"a recording of shape {values.shape} is given; needed are {' or '.join(needed)}")
+        if not np.isfinite(values).all():
+            raise RequestError("the recording holds NaN or infinity; needed are finite numbers")
+        return values
 
     @torch.inference_mode()
     def _weigh(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ Symbols: evidence [b, t, c], cast int [b, m] (-1 where there is none), posterior
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +39,8 @@ class TeacherConfig:
     temper: float = 0.5
     """Evidence is multiplied by this: neighbouring frames see overlapping stretches and are not independent."""
     threshold: float = 1.2
-    """Evidence of nobody: a person has to be this much more likely than before looking (natural logarithm)."""
+    """Evidence of nobody: a person has to be this much more likely than before looking (natural logarithm). Among few
+    labels evidence is small, at most the logarithm of their number, and half of that is enough."""
 
     def __post_init__(self) -> None:
         if not (self.stay_seconds > 0 and self.temper > 0):
@@ -116,7 +118,7 @@ def teach(
     """
     evidence = cast_evidence(label_evidence(logits, share), cast)
     present = cast >= 0
-    nobody = torch.full_like(evidence[..., :1], config.threshold)
+    nobody = torch.full_like(evidence[..., :1], min(config.threshold, math.log(len(share)) / 2))
     states = torch.cat([nobody, evidence], -1) * (config.temper * sharpness)
     if mask is not None:  # padding has no evidence for or against anybody
         states = states * mask[..., None]
