@@ -21,10 +21,11 @@ LEVELS = {3: 1.0, 7: 2.0, 11: 4.0}  # label -> the constant value of its stretch
 
 
 def archive(mix, quiet=True):
-    """One recording per label, constant, with something else around the stretch; quiet ones last."""
+    """One recording per label, constant, with silence and something else around the stretch; quiet ones last."""
     values, rows = [], []
     for number, (label, level) in enumerate(LEVELS.items()):
         whole = np.full(90, 99.0, np.float32)
+        whole[:10] = QUIET
         whole[20:70] = level
         values.append(whole)
         rows += [(number, 20, 45, label), (number, 45, 70, label)]
@@ -79,6 +80,29 @@ def test_log_power_adds_as_the_logarithm_of_the_sum(hop):
     assert overlaps
 
 
+def test_pauses_between_words_sound_like_silence_however_many_speak():
+    """Recordings have a silence of their own, which is heard once: its sum would tell how many have a turn."""
+    rng = np.random.default_rng(0)
+    values = []
+    for _ in range(3):
+        words = np.where(np.arange(400) % 8 < 4, rng.normal(0, 1, 400), -5.0)  # every other 40 ms a pause
+        values.append(np.stack([words, words - 1], 1).astype(np.float32))
+    values.append(np.full((400, 2), [-5.0, -6.0], np.float32))
+    stretches = Stretches(np.arange(4), np.zeros(4, int), np.full(4, 400), np.array([0, 1, 2, -1]))
+    recomposer = Recomposer(values, stretches, 0.01, "log-power", RecomposeConfig(seconds=8.0, **PLAIN))
+    pauses = 0
+    for _ in range(10):
+        sound, active, people = recomposer.conversation(rng)
+        silence = sound[~active.any(1)]
+        if len(people) < 2 or not len(silence):
+            continue
+        np.testing.assert_allclose(silence, np.broadcast_to(silence[0], silence.shape), atol=1e-4)
+        softest = np.quantile(sound[active.sum(1) > 0], 0.2, axis=0)
+        np.testing.assert_allclose(softest, silence[0], atol=1e-3)
+        pauses += 1
+    assert pauses >= 3
+
+
 @pytest.mark.parametrize("quiet", [True, False])
 @pytest.mark.parametrize("hop", [1 / 16000, 0.01, 0.0007])
 def test_waveforms_add_as_sums(hop, quiet):
@@ -102,8 +126,8 @@ def test_replace_replaces(hop, quiet):
         assert active.sum(1).max() <= 1
         spoken = at_steps(active, len(sound), hop)
         levels = spoken @ np.array([LEVELS[label] for label in people])
-        silence = QUIET if quiet else LEVELS[3]  # the least of the first recording
-        expected = np.where(spoken.any(1), levels, silence)
+        # silence is a quiet stretch or, without one, the least of the first recording
+        expected = np.where(spoken.any(1), levels, QUIET)
         np.testing.assert_allclose(sound, np.stack([expected, expected + 0.25], 1), atol=1e-5)
 
 

@@ -47,6 +47,11 @@ class RecomposeConfig:
             )
 
 
+def _silence(values: np.ndarray) -> np.ndarray:
+    """Power [f] of a recording's silence: the 5 % quantile of each band of log-power values [t, f]."""
+    return np.exp(np.quantile(np.asarray(values, np.float32), 0.05, axis=0)).astype(np.float32)
+
+
 @dataclass(frozen=True, eq=False)
 class Stretches:
     """Pieces of an archive: recording, start and end (steps) and label (-1: nobody), int64 [n] each."""
@@ -148,6 +153,7 @@ class Recomposer:
                 "no stretch was found where one person speaks alone; train longer, or on more recordings"
             )
         self.cumulated = np.concatenate([[0], np.cumsum(self.end - self.start)])
+        self._floor = [_silence(recording) for recording in values] if mix == "log-power" else []
 
     def conversation(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Make one: values [t, f] or [t], activity bool [t', k] (t' on the 10 ms grid or the features' own), labels."""
@@ -175,26 +181,30 @@ class Recomposer:
         """Quiet stretches joined (zeros, or each feature's least, where the archive has none)."""
         shape = (length, *self.values[0].shape[1:])
         if -1 in self.group:
-            sound = self._joined(-1, length, rng) + (rng.normal(0, 0.5) if self.mix == "log-power" else 0)
+            sound = self._joined(-1, length, rng)
         elif self.mix == "waveform":
             sound = np.zeros(shape, np.float32)
         else:
             sound = np.broadcast_to(np.asarray(self.values[0], np.float32).min(0), shape).copy()
-        return np.exp(sound) if self.mix == "log-power" else sound
+        return np.exp(sound + np.float32(rng.normal(0, 0.5))) if self.mix == "log-power" else sound
 
     def _add(self, sound: np.ndarray, where: np.ndarray, label: int, rng: np.random.Generator) -> None:
         """Add a person's turns, which go on where the last one stopped."""
         level = rng.normal(0, self.config.level_jitter)
         voice = self._joined(label, int(where.sum()), rng)
         if self.mix == "log-power":
-            sound[where] += np.exp(voice + level)
+            sound[where] += voice * np.exp(level)
         elif self.mix == "waveform":
             sound[where] += voice * np.exp(level / 2)
         else:
             sound[where] = voice
 
     def _joined(self, label: int, length: int, rng: np.random.Generator) -> np.ndarray:
-        """Join stretches of a label, longer ones more often, to `length` steps: [length, f] or [length]."""
+        """Join stretches of a label, longer ones more often, to `length` steps: [length, f] or [length].
+
+        A voice that is to be added comes as its power over the silence of its recording. With that silence left in,
+        the sum of silences would tell how many speak, pauses between words included, and no recording is like that.
+        """
         first, last = self.group[label]
         low, high = self.cumulated[first], self.cumulated[last]
         joined = np.empty((length, *self.values[0].shape[1:]), np.float32)
@@ -202,6 +212,8 @@ class Recomposer:
         while done < length:
             i = int(np.searchsorted(self.cumulated, rng.integers(low, high), side="right")) - 1
             piece = self.values[self.recording[i]][self.start[i] : min(self.end[i], self.start[i] + length - done)]
+            if label >= 0 and self.mix == "log-power":
+                piece = np.maximum(np.exp(np.asarray(piece, np.float32)) - self._floor[self.recording[i]], 0)
             joined[done : done + len(piece)] = piece
             done += len(piece)
         return joined
