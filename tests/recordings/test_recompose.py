@@ -15,7 +15,7 @@ from weigher.recordings.recompose import (
     runs,
 )
 
-PLAIN = {"level_jitter": 0.0, "tilt_jitter": 0.0}
+PLAIN = {"level_jitter": 0.0}
 QUIET = -20.0
 LEVELS = {3: 1.0, 7: 2.0, 11: 4.0}  # label -> the constant value of its stretches
 
@@ -150,7 +150,7 @@ def test_archives_are_not_changed_and_half_precision_will_do():
     assert all(np.array_equal(a, b) for a, b in zip(half, before, strict=True))
 
 
-def test_jitter_of_levels_and_tilt():
+def test_levels_jitter():
     # one person alone, so that the first frame spoken differs from silence by a drawn level
     values, stretches = archive("waveform", quiet=False)
     only = Stretches(*(part[:2] for part in (stretches.recording, stretches.start, stretches.end, stretches.label)))
@@ -158,11 +158,6 @@ def test_jitter_of_levels_and_tilt():
     rng = np.random.default_rng(0)
     levels = [recomposer.conversation(rng)[0].max() for _ in range(200)]
     assert np.std(2 * np.log(levels)) == pytest.approx(0.5, rel=0.2)
-    values, stretches = archive("log-power")
-    config = RecomposeConfig(seconds=2.0, tilt_jitter=5.0, level_jitter=0.0)
-    # a tilt is constant in time: the mean over time takes it away
-    tilted = Recomposer(values, stretches, 0.01, "log-power", config).conversation(np.random.default_rng(3))[0]
-    np.testing.assert_allclose(tilted[:, 0], tilted[:, 1], atol=1e-3)
 
 
 def test_everybody_is_drawn_and_up_to_as_many_as_asked():
@@ -196,7 +191,7 @@ def test_an_archive_without_anybody_alone_is_refused():
 
 
 def test_settings_that_cannot_be():
-    for wrong in ({"seconds": 0.0}, {"max_speakers": 0}, {"level_jitter": -1.0}, {"tilt_jitter": float("nan")}):
+    for wrong in ({"seconds": 0.0}, {"max_speakers": 0}, {"level_jitter": -1.0}, {"level_jitter": float("nan")}):
         with pytest.raises(RequestError, match=next(iter(wrong))):
             RecomposeConfig(**wrong)
 

@@ -31,6 +31,8 @@ class Options:
     """small: some minutes on two cores. full: the figures the documentation quotes."""
     out: Path | None = None
     """Folder for results.json and the picture; run/studies/NAME where not given."""
+    resume: bool = False
+    """Go on with a study that was stopped: parts that it finished, kept in --out, are not run again."""
     json: bool = False
     """Print one JSON object instead of tables."""
     quiet: bool = False
@@ -55,6 +57,7 @@ def run(options: Options) -> int:
             budget=options.budget,
             out=out,
             progress=progress,
+            resume=options.resume,
         )
         result = harness.run_study(study, context)
     if options.json:

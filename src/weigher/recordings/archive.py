@@ -44,10 +44,37 @@ def check_archive(archive: Archive, config: ModelConfig) -> None:
         raise RequestError(f"a cast holds {largest} people and the model has {config.weigher.slots} slots; raise slots")
 
 
+def hide_bands(values: np.ndarray, most: float, generator: np.random.Generator) -> None:
+    """Hide neighbouring bands of each recording in place, up to a share `most` of them: values [b, t, f].
+
+    What is hidden is constant, and nothing is left of it where the mean over time is removed. Training that never hears
+    all of a voice has to know it by more than one trait. Source: SpecAugment (Park et al. 2019, arXiv 1904.08779).
+
+    >>> values = np.ones((1, 3, 40))
+    >>> hide_bands(values, 0.5, np.random.default_rng(0))
+    >>> int((values == 0).all(axis=(0, 1)).sum()), int(values.min(axis=2).sum())
+    (6, 0)
+    """
+    bands = values.shape[2]
+    for row in values:
+        first = int(generator.integers(bands))
+        row[:, first : first + int(generator.integers(int(most * bands) + 1))] = 0.0
+
+
 def crops(
-    model: RecordingModel, archive: Archive, cast: Tensor, generator: np.random.Generator, *, count: int, steps: int
+    model: RecordingModel,
+    archive: Archive,
+    cast: Tensor,
+    generator: np.random.Generator,
+    *,
+    count: int,
+    steps: int,
+    hidden: float = 0.0,
 ) -> dict[str, Tensor]:
-    """Draw crops of `steps` values from as many recordings (whole ones where they are shorter)."""
+    """Draw crops of `steps` values from as many recordings (whole ones where they are shorter).
+
+    `hidden` is the largest share of bands that a crop may lack (`hide_bands`; log-power only).
+    """
     chosen = generator.choice(len(archive.values), count, replace=count > len(archive.values))
     per_frame = round(model.hop_seconds / model.step_seconds)
     first = archive.values[0]
@@ -65,13 +92,6 @@ def crops(
             told = archive.times[index][begin // per_frame :][: times.shape[1]]
             times[row, : len(told), : told.shape[1]] = told
     if model.mix == "log-power":
-        values += _random_tilt(count, values.shape[-1], generator)
+        hide_bands(values, hidden, generator)
     batch = {"values": torch.from_numpy(values), "lengths": torch.from_numpy(lengths), "cast": cast[chosen]}
     return batch if times is None else {**batch, "times": torch.from_numpy(times)}
-
-
-def _random_tilt(count: int, bands: int, generator: np.random.Generator) -> np.ndarray:
-    """Smooth random channel for each crop: [count, 1, bands]."""
-    place = np.linspace(0, 1, bands)
-    shapes = np.stack([2 * (place - 0.5), np.cos(np.pi * place), np.cos(2 * np.pi * place)])
-    return (0.4 * generator.normal(size=(count, 3)) @ shapes)[:, None].astype(np.float32)

@@ -1,7 +1,7 @@
-"""Frame encoder: acoustic features -> hidden frames and frame embeddings, seeing less than half a second.
+"""Frame encoder: acoustic features -> hidden frames and frame embeddings, seeing 1.3 s.
 
-A slot is a weighted mean of frame embeddings, so a frame has to speak for its own moment. What only time can tell is
-left to the weigher.
+A slot is a weighted mean of frame embeddings, so a frame has to speak for its own moment; yet a voice is not told from
+others in half a second. Dilated convolutions see the words around. What only more time can tell is left to the weigher.
 
     h = residual convolutions(strided convolutions(x)),    f = W h
 
@@ -33,7 +33,7 @@ class EncoderConfig:
     """Size of frame and slot embeddings."""
     stride: Literal[1, 2, 4] = 4
     """Feature frames to one hidden frame (conv)."""
-    dilations: tuple[int, ...] = (1, 1, 2)
+    dilations: tuple[int, ...] = (1, 2, 4, 8)
     """Dilation of each residual convolution (conv)."""
 
     def __post_init__(self) -> None:

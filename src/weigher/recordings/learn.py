@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weigher.recordings.archive import Archive, crops
+from weigher.recordings.archive import Archive, crops, hide_bands
 from weigher.recordings.gather import gather, hold_out
 from weigher.recordings.loss import LossConfig, set_loss
 from weigher.recordings.model import LabelHead, RecordingModel
@@ -63,6 +63,8 @@ class LearnConfig:
     """Phase 3: the whole model on conversations put together."""
     weigh_batch: int = 20
     """Conversations in a batch of phase 3."""
+    hidden_bands: float = 0.3
+    """Largest share of neighbouring bands that is hidden from a crop or conversation (log-power features only)."""
     frame_weight: float = 0.2
     """Weight of naming single frames in phase 3."""
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
@@ -171,7 +173,9 @@ def _listen(
     total = config.listen.steps
 
     def batches(k: int, generator: np.random.Generator) -> dict[str, Tensor]:
-        drawn = crops(model, archive, cast, generator, count=config.listen_batch, steps=steps)
+        drawn = crops(
+            model, archive, cast, generator, count=config.listen_batch, steps=steps, hidden=config.hidden_bands
+        )
         return {"part": torch.tensor(k / total), **drawn}
 
     def step(listener: Listener, batch: dict[str, Tensor]) -> dict[str, Tensor | float]:
@@ -246,7 +250,7 @@ def _weigh(
     model = both.model
 
     def batches(k: int, generator: np.random.Generator) -> dict[str, Tensor]:
-        return conversations(recomposer, config.weigh_batch, model, generator)
+        return conversations(recomposer, config.weigh_batch, model, generator, hidden=config.hidden_bands)
 
     def step(both: WithHead, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         weighed = both.model(batch["values"], batch["lengths"])
@@ -283,7 +287,7 @@ def _weigh(
 
 
 def conversations(
-    recomposer: Recomposer, count: int, model: RecordingModel, generator: np.random.Generator
+    recomposer: Recomposer, count: int, model: RecordingModel, generator: np.random.Generator, *, hidden: float = 0.0
 ) -> dict[str, Tensor]:
     """Make a batch: values, lengths, activity float [b, t, m] on the encoder's frames, labels int [b, m] (-1: none)."""
     made = [recomposer.conversation(generator) for _ in range(count)]
@@ -299,6 +303,8 @@ def conversations(
     # someone whose turns fell outside is not there
     labels[activity.sum(1) == 0] = -1
     values = np.stack([values for values, _, _ in made]).astype(np.float32)
+    if model.mix == "log-power":
+        hide_bands(values, hidden, generator)
     return {
         "values": torch.from_numpy(values),
         "lengths": torch.full((count,), values.shape[1]),

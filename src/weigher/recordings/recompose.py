@@ -35,15 +35,12 @@ class RecomposeConfig:
     """Most people in one; 1 to this many are equally likely."""
     level_jitter: float = 0.5
     """Standard deviation of each person's level (natural logarithm of power)."""
-    tilt_jitter: float = 0.8
-    """Standard deviation of a random spectral shape per conversation (log-power features only)."""
 
     def __post_init__(self) -> None:
-        jitters = (self.level_jitter, self.tilt_jitter)
-        if not (self.seconds > 0 and self.max_speakers >= 1 and all(jitter >= 0 for jitter in jitters)):
+        if not (self.seconds > 0 and self.max_speakers >= 1 and self.level_jitter >= 0):
             raise RequestError(
-                f"seconds = {self.seconds}, max_speakers = {self.max_speakers}, level_jitter = {self.level_jitter}, "
-                f"tilt_jitter = {self.tilt_jitter}; needed are seconds above 0, a speaker at least, no jitter below 0"
+                f"seconds = {self.seconds}, max_speakers = {self.max_speakers}, level_jitter = {self.level_jitter}; "
+                "needed are seconds above 0, a speaker at least, no jitter below 0"
             )
 
 
@@ -104,13 +101,13 @@ def draw_activity(speakers: int, seconds: float, rng: np.random.Generator) -> np
     speaker, t = int(rng.integers(speakers)), int(rng.integers(0, 60))
     while t < steps:
         heard.add(speaker)
-        turn = length(1.5, 1.0, 0.25, 10.0)
+        turn = length(1.5, 1.2, 0.25, 12.0)
         active[max(t, 0) : t + turn, speaker] = True
         for _ in range(rng.poisson(0.16 * turn * GRID_SECONDS)):
             other = int(rng.integers(speakers))
             if other != speaker:
                 begin = max(t + int(rng.integers(0, turn)), 0)
-                active[begin : begin + length(0.74, 0.8, 0.2, 4.0), other] = True
+                active[begin : begin + length(0.8, 1.1, 0.2, 8.0), other] = True
         gap = rng.normal(0.1, 0.7) if rng.random() < 0.85 else rng.exponential(1.5)
         t += turn + max(int(gap / GRID_SECONDS), 10 - turn)
         silent = [other for other in range(speakers) if other not in heard]
@@ -173,7 +170,7 @@ class Recomposer:
         for column, label in enumerate(people):
             self._add(sound, active[middle, column], int(label), rng)
         if self.mix == "log-power":
-            sound = self._tilted(np.log(sound), rng)
+            sound = np.log(sound)
             sound -= sound.mean(0)
         return sound, active, people
 
@@ -217,10 +214,3 @@ class Recomposer:
             joined[done : done + len(piece)] = piece
             done += len(piece)
         return joined
-
-    def _tilted(self, sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Give the conversation a channel of its own: a smooth random shape over the bands."""
-        place = np.linspace(0, 1, sound.shape[1])
-        shape = rng.normal() * (place - 0.5)
-        shape += 0.5 * (rng.normal() * np.cos(np.pi * place) + rng.normal() * np.cos(2 * np.pi * place))
-        return (sound + self.config.tilt_jitter * shape).astype(np.float32)

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Group
 from rich.markup import escape
@@ -125,6 +125,7 @@ class Context:
     budget: Budget
     out: Path
     progress: Callable[[str, int, int], None]
+    resume: bool = False
     used: list[str] = field(default_factory=list)
 
     def has(self, name: str) -> bool:
@@ -141,6 +142,28 @@ class Context:
         if label not in self.used:
             self.used.append(label)
         return self.data / name
+
+    def part(self, name: str, compute: Callable[[], Any]) -> Any:
+        """Return what `compute` gives (plain data), and keep it in `out`, so that a stopped study can be resumed.
+
+        With `resume` a part that is kept is taken as it stands. RequestError where other code or another budget made
+        it.
+        """
+        path = self.out / "parts" / f"{name}.json"
+        made_by = {"commit": commit(), "budget": self.budget}
+        if self.resume and path.is_file():
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            if kept["made_by"] != made_by:
+                raise RequestError(
+                    f"{path} was made by {kept['made_by']} and this is {made_by}; resume with the same code and "
+                    "budget, or begin anew without --resume"
+                )
+            self.used.extend(name for name in kept["data"] if name not in self.used)
+            return kept["value"]
+        value = compute()
+        with writing(path, "w") as file:
+            json.dump({"made_by": made_by, "data": self.used, "value": value}, file, indent=2, allow_nan=False)
+        return value
 
 
 _DATA_ADVICE = "give the folder that holds it with --data DIR or in the environment variable WEIGHER_DATA"

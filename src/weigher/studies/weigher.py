@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from weigher.errors import WeigherError
 from weigher.studies.harness import Claim, Context, Result, Row, Study, clearly_less, find_row
+
+if TYPE_CHECKING:  # torch is loaded by a run, not by listing the studies
+    from weigher.studies.diarization import Talk
 
 CASTS, TIMES, SHUFFLED = "weigher, casts", "weigher, full time labels", "weigher, shuffled casts"
 ONE = "one speaker throughout"
@@ -33,20 +38,31 @@ class Size:
     test: int
 
 
-SIZES = {"small": Size(1000, 400, 350, 50), "full": Size(3000, 1000, 3200, 200)}
+SIZES = {"small": Size(1000, 400, 400, 50), "full": Size(3000, 1500, 4000, 200)}
 
 
 def run(context: Context) -> list[Row]:
     """Train and test with each seed; see the module."""
     values: dict[tuple[str, str], list[float]] = defaultdict(list)
     for seed in context.seeds:
-        for method, metrics in _read_speech(context, seed).items():
-            for metric, value in metrics.items():
-                values[method, f"{READ}: {metric}"].append(value)
-        for (method, part), metrics in _audio(context, seed).items():
-            for metric, value in metrics.items():
-                values[method, f"{part}: {metric}"].append(value)
+        for material, found in _figures(context, seed):
+            for method, metrics in found.items():
+                for metric, value in metrics.items():
+                    values[method, f"{material}: {metric}"].append(value)
     return [Row.of(method, metric, figures) for (method, metric), figures in values.items()]
+
+
+Found = dict[str, dict[str, float]]
+"""Method -> metric -> figure."""
+
+
+def _figures(context: Context, seed: int) -> Iterator[tuple[str, Found]]:
+    """Yield what one seed gives, material by material; each trained model is a part that is kept."""
+    made = cache(partial(_read_speech, context, seed))  # made when the first part asks for it
+    for arm in (CASTS, TIMES, SHUFFLED):
+        trained = partial(_trained_on_read_speech, context, seed, arm, made)
+        yield READ, context.part(f"{seed} {READ}, {arm}", trained)
+    yield from context.part(f"{seed} {AUDIO}", partial(_audio, context, seed)).items()
 
 
 def _diarizer(size: Size, seed: int):
@@ -63,10 +79,9 @@ def _diarizer(size: Size, seed: int):
     return diarizer
 
 
-def _read_speech(context: Context, seed: int) -> dict[str, dict[str, float]]:
-    """160 speakers to train, 40 unseen: methods and their figures."""
+def _read_speech(context: Context, seed: int) -> tuple[list[Talk], list[Talk], float]:
+    """Conversations of 160 speakers to train and of 40 unseen, and the hop of their features in seconds."""
     from weigher.io.voices import read_voices
-    from weigher.recordings.model import FrontConfig
     from weigher.recordings.simulate import simulate
     from weigher.recordings.turns import RecordedTurns
     from weigher.recordings.voicebank import voice_bank
@@ -91,29 +106,36 @@ def _read_speech(context: Context, seed: int) -> dict[str, dict[str, float]]:
             progress=context.progress,
         )
         made[name] = [shared.Talk.of(conversation) for conversation in conversations]
-    front = FrontConfig(kind="features", features=made["train"][0].values.shape[1], hop_seconds=voices.hop_seconds)
-    found: dict[str, dict[str, float]] = {}
-    trained = {}
-    for method in (CASTS, TIMES, SHUFFLED):
-        diarizer = _diarizer(size, seed)
-        diarizer.config = replace(diarizer.config, model=replace(diarizer.config.model, front=front))
-        archive = shared.archive_of(
-            made["train"],
-            [talk.values.astype(np.float16) for talk in made["train"]],
-            hop_seconds=voices.hop_seconds * 4,
-            with_times=method == TIMES,
-            shuffled=np.random.default_rng(seed) if method == SHUFFLED else None,
-        )
-        try:
-            trained[method] = diarizer.fit(archive, progress=context.progress)
-        except WeigherError:
-            if method != SHUFFLED:
-                raise
-            # casts that say nothing can leave the teacher without one clear stretch: then nobody is ever found
-            found[method] = shared.figures(made["test"], {talk.name: [] for talk in made["test"]})
-        else:
-            found[method] = _weigher_figures(trained[method], made["test"])
-    return found | _baselines(trained[CASTS], made["test"], seed)
+    return made["train"], made["test"], voices.hop_seconds
+
+
+def _trained_on_read_speech(
+    context: Context, seed: int, arm: str, made: Callable[[], tuple[list[Talk], list[Talk], float]]
+) -> Found:
+    """Train one arm and test it; with casts, cluster its embeddings too."""
+    from weigher.recordings.model import FrontConfig
+    from weigher.studies import diarization as shared
+
+    train, test, hop_seconds = made()
+    diarizer = _diarizer(SIZES[context.budget], seed)
+    front = FrontConfig(kind="features", features=train[0].values.shape[1], hop_seconds=hop_seconds)
+    diarizer.config = replace(diarizer.config, model=replace(diarizer.config.model, front=front))
+    archive = shared.archive_of(
+        train,
+        [talk.values.astype(np.float16) for talk in train],
+        hop_seconds=hop_seconds * diarizer.config.model.encoder.stride,
+        with_times=arm == TIMES,
+        shuffled=np.random.default_rng(seed) if arm == SHUFFLED else None,
+    )
+    try:
+        diarizer.fit(archive, progress=context.progress)
+    except WeigherError:
+        if arm != SHUFFLED:
+            raise
+        # casts that say nothing can leave the teacher without one clear stretch: then nobody is ever found
+        return {arm: shared.figures(test, {talk.name: [] for talk in test})}
+    found = {arm: _weigher_figures(diarizer, test)}
+    return found | _baselines(diarizer, test, seed) if arm == CASTS else found
 
 
 def _weigher_figures(diarizer, talks) -> dict[str, float]:
@@ -126,7 +148,7 @@ def _weigher_figures(diarizer, talks) -> dict[str, float]:
     return {**figures, "slot retrieval EER %": shared.retrieval_eer(talks, results), "training minutes": minutes}
 
 
-def _baselines(diarizer, talks, seed: int) -> dict[str, dict[str, float]]:
+def _baselines(diarizer, talks, seed: int) -> Found:
     """Clusterings, given the true count and the true speech, of frame embeddings and of the features."""
     from weigher.studies import diarization as shared
 
@@ -144,7 +166,7 @@ def _baselines(diarizer, talks, seed: int) -> dict[str, dict[str, float]]:
     return found
 
 
-def _audio(context: Context, seed: int) -> dict[tuple[str, str], dict[str, float]]:
+def _audio(context: Context, seed: int) -> dict[str, Found]:
     """LibriSpeech and Arabic words together, from audio, casts only; then real meetings."""
     from weigher.io.voices import Voices, read_voices
     from weigher.recordings.simulate import simulate
@@ -186,10 +208,9 @@ def _audio(context: Context, seed: int) -> dict[tuple[str, str], dict[str, float
             talks.append(talk)
         made[name] = talks
     diarizer.fit(shared.archive_of(made["train"], values), progress=context.progress)
-    found = {(CASTS, AUDIO): _weigher_figures(diarizer, made["test"])}
-    found |= {(method, AUDIO): figures for method, figures in _baselines(diarizer, made["test"], seed).items()}
+    found = {CASTS: _weigher_figures(diarizer, made["test"])} | _baselines(diarizer, made["test"], seed)
     meetings = _meetings(context.path("speech/ami_excerpts"))
-    return found | {(CASTS, MEETINGS): _meeting_figures(diarizer, meetings)}
+    return {AUDIO: found, MEETINGS: {CASTS: _meeting_figures(diarizer, meetings)}}
 
 
 def _meetings(folder: Path) -> dict[str, tuple[Path, list]]:
