@@ -187,7 +187,7 @@ def test_a_gap_or_turn_of_just_the_bound_is_kept():
 
 
 def test_speakers_who_are_asked_for_speak():
-    tracks = np.array([[0.9, 0.1, 0.0], [0.9, 0.3, 0.0], [0.9, 0.3, 0.0], [0.9, 0.1, 0.0]])
+    tracks = np.array([[0.9, 0.05, 0.0], [0.9, 0.3, 0.0], [0.9, 0.3, 0.0], [0.9, 0.05, 0.0]])
     confidence = np.array([0.9, 0.2, 0.1])
     for bounds in ({"num_speakers": 2}, {"min_speakers": 2}):
         assert decode(tracks, confidence, 1.0, **bounds) == (
@@ -235,7 +235,7 @@ def test_no_frames_or_no_slots_give_no_turns(frames):
 @pytest.mark.parametrize(
     "fields",
     [
-        {"onset": 0.3},
+        {"onset": 0.2},
         {"onset": 1.1},
         {"offset": 0.0},
         {"onset": float("nan")},

@@ -18,12 +18,14 @@ class Archive:
     """Recordings in memory: values (arrays [t, f] or [samples]), casts as label numbers, and the labels' names.
 
     `times[i]`, where known: bool [t', m], who of the cast speaks in each of the recording's t' encoder frames.
+    `quiet[i]`, where found: bool [t'], which of those frames lie in a quiet stretch.
     """
 
     values: Sequence[np.ndarray]
     casts: Sequence[Sequence[int]]
     labels: tuple[str, ...]
     times: Sequence[np.ndarray] | None = None
+    quiet: Sequence[np.ndarray] | None = None
 
     def cast_table(self) -> Tensor:
         """Casts as int [r, m], -1 where a cast is shorter."""
@@ -71,27 +73,32 @@ def crops(
     steps: int,
     hidden: float = 0.0,
 ) -> dict[str, Tensor]:
-    """Draw crops of `steps` values from as many recordings (whole ones where they are shorter).
+    """Draw crops of `steps` values from recordings (whole ones where they are shorter).
 
-    `hidden` is the largest share of bands that a crop may lack (`hide_bands`; log-power only).
+    A recording is drawn in inverse proportion to the size of its cast, for the fewer people there are, the more a cast
+    tells. `hidden` is the largest share of bands that a crop may lack (`hide_bands`; log-power only).
     """
-    chosen = generator.choice(len(archive.values), count, replace=count > len(archive.values))
+    telling = 1 / (cast >= 0).sum(1).clamp(min=1).double().numpy()
+    chosen = generator.choice(len(telling), count, p=telling / telling.sum())
     per_frame = round(model.hop_seconds / model.step_seconds)
     first = archive.values[0]
     values = np.zeros((count, steps, *first.shape[1:]), np.float32)
     lengths = np.zeros(count, np.int64)
-    times = None
+    frames = -(-steps // per_frame)
+    known = {}
     if archive.times is not None:
-        times = np.zeros((count, -(-steps // per_frame), cast.shape[1]), bool)
+        known["times"] = archive.times, np.zeros((count, frames, cast.shape[1]), bool)
+    if archive.quiet is not None:
+        known["quiet"] = archive.quiet, np.zeros((count, frames), bool)
     for row, index in enumerate(chosen):
         whole = archive.values[index]
         begin = int(generator.integers(0, max(1, len(whole) - steps + 1))) // per_frame * per_frame
         piece = whole[begin : begin + steps]
         values[row, : len(piece)], lengths[row] = piece, len(piece)
-        if times is not None and archive.times is not None:
-            told = archive.times[index][begin // per_frame :][: times.shape[1]]
-            times[row, : len(told), : told.shape[1]] = told
+        for all_of_it, part in known.values():
+            told = all_of_it[index][begin // per_frame :][:frames]
+            part[row, : len(told)][..., : told.shape[-1]] = told
     if model.mix == "log-power":
         hide_bands(values, hidden, generator)
     batch = {"values": torch.from_numpy(values), "lengths": torch.from_numpy(lengths), "cast": cast[chosen]}
-    return batch if times is None else {**batch, "times": torch.from_numpy(times)}
+    return batch | {name: torch.from_numpy(part) for name, (_, part) in known.items()}

@@ -28,7 +28,7 @@ def to_plain(config: Any) -> Any:
 
     >>> from weigher.recordings.encoder import EncoderConfig
     >>> to_plain(EncoderConfig())["dilations"]
-    [1, 1, 2]
+    [1, 2, 4, 8]
     """
     if is_dataclass(config) and not isinstance(config, type):
         return {part.name: to_plain(getattr(config, part.name)) for part in fields(config)}

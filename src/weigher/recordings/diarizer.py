@@ -24,6 +24,7 @@ from weigher.io.rttm import read_rttm_tree
 from weigher.recordings.archive import Archive, check_archive
 from weigher.recordings.configs import from_plain, to_plain
 from weigher.recordings.decode import DecodeConfig, decode_slots
+from weigher.recordings.features import WINDOW_SAMPLES
 from weigher.recordings.learn import LearnConfig, Progress, learn
 from weigher.recordings.link import Linker
 from weigher.recordings.model import ModelConfig, RecordingModel
@@ -147,6 +148,7 @@ class Diarizer:
     def _read(self, cast: str | Path | Manifest, skip_bad: bool, progress: Progress | None) -> Archive:
         """Read all recordings of a manifest into memory as the model's values."""
         manifest = cast if isinstance(cast, Manifest) else read_manifest(cast, skip_bad=skip_bad)
+        check_cast_sizes(manifest.recordings, self.config.model.weigher.slots)  # said before hours of audio are read
         front = self.config.model.front
         if front.kind == "features" and not front.features:
             firsts: list[Features] = []
@@ -162,10 +164,12 @@ class Diarizer:
         values: dict[Path, np.ndarray] = {}
 
         def read(path: Path) -> None:
-            values[path] = model.read(path).astype(np.float32 if front.kind == "wavlm" else np.float16)
+            heard = model.read(path)
+            if len(heard) < (WINDOW_SAMPLES if front.kind == "wavlm" else 1):
+                raise RequestError(f"{path} is too short to learn from; it needs 25 ms or more")
+            values[path] = heard.astype(np.float32 if front.kind == "wavlm" else np.float16)
 
         manifest = check_readable(manifest, read, skip_bad=skip_bad, progress=progress)
-        check_cast_sizes(manifest.recordings, self.config.model.weigher.slots)
         self.skipped_ = tuple(f"line {skipped.line}: {skipped.reason}" for skipped in manifest.skipped)
         return _archive(manifest.recordings, values)
 

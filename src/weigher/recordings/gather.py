@@ -15,7 +15,6 @@ from weigher.recordings.model import RecordingModel
 from weigher.recordings.recompose import Stretches, runs
 from weigher.recordings.teacher import TeacherConfig, clear_frames
 
-_QUIET = 0.3  # share of a recording's frames, the softest, in which silence is looked for
 _STRETCH_SECONDS = 0.4
 _QUIET_SECONDS = 0.2
 _HELD_OUT = 20  # one recording in so many validates what is learned
@@ -31,7 +30,10 @@ def gather(
     *,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Stretches:
-    """Phase 2: find the stretches of an archive that are clearly one person's, and quiet ones."""
+    """Phase 2: find the stretches of an archive that are clearly one person's, and quiet ones.
+
+    With `archive.times` they take the place of the teacher. Quiet is what `archive.quiet` says, where it is known.
+    """
     device = next(head.parameters()).device
     model.to(device).eval()
     head.eval()
@@ -47,14 +49,13 @@ def gather(
         else:
             states = [_states_of_times(archive.times[i]) for i in rows]
         for index, state in zip(rows, states, strict=True):
-            whole, clear = archive.values[index], state
-            if archive.times is None:
-                clear = _only_soft(state, whole, per_frame, model.mix)
-            starts, ends, kinds = runs(clear)
+            starts, ends, kinds = runs(
+                state if archive.quiet is None else _nobody_where_quiet(state, archive.quiet[index])
+            )
             least = np.where(kinds == -1, _QUIET_SECONDS, _STRETCH_SECONDS) / model.hop_seconds
             keep = (kinds > -2) & (ends - starts >= least)
             names = np.array([*archive.casts[index], -1])[kinds[keep]]  # kind -1 takes the last, which is -1
-            stop = np.minimum(ends[keep] * per_frame, len(whole))
+            stop = np.minimum(ends[keep] * per_frame, len(archive.values[index]))
             found.append(np.stack([np.full(keep.sum(), index), starts[keep] * per_frame, stop, names], 1))
         if progress is not None:
             progress("gather", len(found), len(archive.values))
@@ -75,18 +76,10 @@ def _states_of_times(times: np.ndarray) -> np.ndarray:
     return np.where(count == 1, times.argmax(1), np.where(count == 0, -1, -2))
 
 
-def _only_soft(states: np.ndarray, values: np.ndarray, per_frame: int, mix: str) -> np.ndarray:
-    """Take silence back where the recording is not soft: what the head does not know may still be a voice."""
-    if mix == "replace":
-        return states
-    # a last frame that is cut off has no level; nor, with WavLM, have the last samples a frame
-    count = min(len(states), len(values) // per_frame)
-    loud = np.ones(len(states), bool)
-    if count:
-        level = np.asarray(values[: count * per_frame], np.float32).reshape(count, -1)
-        level = level.mean(1) if mix == "log-power" else np.square(level).mean(1)
-        loud[:count] = level > np.quantile(level, _QUIET)
-    return np.where((states == -1) & loud, -2, states)
+def _nobody_where_quiet(states: np.ndarray, quiet: np.ndarray) -> np.ndarray:
+    """Put nobody (-1) where it is quiet, and there alone: what the head does not know may still be a voice."""
+    quiet = np.pad(quiet[: len(states)], (0, max(0, len(states) - len(quiet))))
+    return np.where(quiet, -1, np.where(states == -1, -2, states))
 
 
 def hold_out(stretches: Stretches, recordings: int) -> tuple[Stretches, Stretches | None]:

@@ -1,7 +1,8 @@
 """Learning from casts: hear which labels recordings share, then weigh conversations put together from what is clear.
 
 1. listen   short crops of the recordings; encoder and head learn every frame's label from the teacher's posteriors,
-            which start as equal shares of the cast and sharpen (`weigher.recordings.teacher`)
+            which start as equal shares of the cast and sharpen (`weigher.recordings.teacher`); long quiet
+            (`weigher.recordings.silence`) is nobody's
 2. gather   the teacher finds stretches that are clearly one person's, and quiet ones
 3. weigh    new conversations from those stretches, times known by construction (`weigher.recordings.recompose`); the
             whole model learns by the set loss (`weigher.recordings.loss`)
@@ -27,6 +28,7 @@ from weigher.recordings.gather import gather, hold_out
 from weigher.recordings.loss import LossConfig, set_loss
 from weigher.recordings.model import LabelHead, RecordingModel
 from weigher.recordings.recompose import RecomposeConfig, Recomposer, Stretches
+from weigher.recordings.silence import quiet_frames
 from weigher.recordings.teacher import (
     TeacherConfig,
     label_shares,
@@ -109,6 +111,8 @@ def learn(
     A run that was stopped is taken up where it stood: `run_dir` holds one folder for each phase. Raises as
     `weigher.train.loop.fit`, and WeigherError where the archive has no clear stretch of anybody.
     """
+    if archive.times is None and model.mix != "replace":
+        archive = replace(archive, quiet=[_quiet(model, values) for values in archive.values])
     listener = Listener(model, len(archive.labels))
     common = {"device": device, "tensorboard": tensorboard}
     listened = _listen(
@@ -141,6 +145,10 @@ def learn(
         **common,
     )
     return listened, weighed
+
+
+def _quiet(model: RecordingModel, values: np.ndarray) -> np.ndarray:
+    return quiet_frames(values, round(model.hop_seconds / model.step_seconds), model.hop_seconds, model.mix)
 
 
 def _part(run_dir: Path | None, name: str) -> Path | None:
@@ -181,6 +189,9 @@ def _listen(
     def step(listener: Listener, batch: dict[str, Tensor]) -> dict[str, Tensor | float]:
         frames = model.frames(batch["values"], batch["lengths"])
         logits = listener.head(frames.embeddings)
+        heard = frames.mask
+        if "quiet" in batch:
+            heard = heard & ~_padded(batch["quiet"], logits.shape[1])
         part = batch["part"].item()
         if "times" in batch:
             posteriors = _times_as_posteriors(batch["times"], logits.shape[1])
@@ -194,10 +205,10 @@ def _listen(
                 config.teacher,
                 sharpness=min(1.0, part / 0.4),
                 with_nobody=part > 0.7,
-                mask=frames.mask,
+                mask=heard,
             )
-        posteriors = posteriors * frames.mask[..., None]
-        loss = partial_label_loss(logits, batch["cast"], posteriors, listener.share, frames.mask)
+        posteriors = posteriors * heard[..., None]
+        loss = partial_label_loss(logits, batch["cast"], posteriors, listener.share, heard)
         if listener.training:
             shares = label_shares(batch["cast"], posteriors, len(listener.share))
             listener.share.lerp_(shares.to(listener.share), 0.03)
@@ -217,9 +228,13 @@ def _listen(
 
 def _times_as_posteriors(times: Tensor, length: int) -> Tensor:
     """Who speaks [b, t, m] as [b, length, 1 + m] with equal shares in overlaps."""
-    times = times[:, :length].float()
-    times = F.pad(times, (0, 0, 0, length - times.shape[1]))
+    times = _padded(times.mT, length).mT.float()
     return F.pad(times / times.sum(2, keepdim=True).clamp(min=1), (1, 0))
+
+
+def _padded(flags: Tensor, length: int) -> Tensor:
+    """Flags [..., t] cut or padded with False to [..., length]."""
+    return F.pad(flags[..., :length], (0, max(0, length - flags.shape[-1])))
 
 
 class WithHead(nn.Module):

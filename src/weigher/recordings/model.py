@@ -21,7 +21,7 @@ from weigher.io.audio import SAMPLE_RATE, read_audio
 from weigher.io.features import read_features
 from weigher.recordings.encoder import EncoderConfig, FrameEncoder, Frames
 from weigher.recordings.features import HOP_SAMPLES, LogMel, LogMelConfig, remove_mean
-from weigher.recordings.recompose import Mix
+from weigher.recordings.silence import Mix
 from weigher.recordings.weigher import Weighed, Weigher, WeigherConfig
 
 

@@ -12,14 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from weigher.errors import RequestError, WeigherError
-
-Mix = Literal["log-power", "waveform", "replace"]
-"""How two voices add up: log of summed powers (log-mel), sum (samples), or the later replaces the earlier (others)."""
+from weigher.recordings.silence import Mix, silence_power
 
 GRID_SECONDS = 0.01
 """Resolution of turns."""
@@ -42,11 +39,6 @@ class RecomposeConfig:
                 f"seconds = {self.seconds}, max_speakers = {self.max_speakers}, level_jitter = {self.level_jitter}; "
                 "needed are seconds above 0, a speaker at least, no jitter below 0"
             )
-
-
-def _silence(values: np.ndarray) -> np.ndarray:
-    """Power [f] of a recording's silence: the 5 % quantile of each band of log-power values [t, f]."""
-    return np.exp(np.quantile(np.asarray(values, np.float32), 0.05, axis=0)).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +142,7 @@ class Recomposer:
                 "no stretch was found where one person speaks alone; train longer, or on more recordings"
             )
         self.cumulated = np.concatenate([[0], np.cumsum(self.end - self.start)])
-        self._floor = [_silence(recording) for recording in values] if mix == "log-power" else []
+        self._floor = [silence_power(recording) for recording in values] if mix == "log-power" else []
 
     def conversation(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Make one: values [t, f] or [t], activity bool [t', k] (t' on the 10 ms grid or the features' own), labels."""

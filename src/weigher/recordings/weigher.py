@@ -165,7 +165,8 @@ class Weigher(nn.Module):
             self.of_slot = nn.Linear(embedding, dim)
         self.of_frame = nn.Linear(embedding, dim)
         self.of_likeness = nn.Linear(4, dim)
-        self.edge = nn.Sequential(nn.GELU(), nn.Conv1d(dim, dim, 7, padding=3, groups=dim), nn.Conv1d(dim, dim, 1))
+        # ReLU, for on the fine frames the slope of a GELU costs as much as the convolutions
+        self.edge = nn.Sequential(nn.ReLU(), nn.Conv1d(dim, dim, 7, padding=3, groups=dim), nn.Conv1d(dim, dim, 1))
         self.edge_output = nn.Conv1d(dim, 1, 5, padding=2)
 
     def forward(self, frames: Frames) -> Weighed:
@@ -213,5 +214,5 @@ class Weigher(nn.Module):
         x = x + 16 * self.of_frame(g)[:, None] + self.of_likeness(likeness(g, slots))  # 16: as unit vectors are small
         x = (x * frames.mask[:, None, :, None]).reshape(b * n, t, -1).mT
         visible = frames.mask.repeat_interleave(n, 0)[:, None]
-        y = F.gelu(self.edge(x)) * visible
+        y = F.relu(self.edge(x)) * visible
         return self.edge_output(y).view(b, n, t).mT

@@ -38,7 +38,7 @@ class Size:
     test: int
 
 
-SIZES = {"small": Size(1000, 400, 400, 50), "full": Size(3000, 1500, 4000, 200)}
+SIZES = {"small": Size(1000, 500, 600, 50), "full": Size(3000, 1500, 4000, 200)}
 
 
 def run(context: Context) -> list[Row]:
