@@ -15,7 +15,7 @@ from weigher.recordings.recompose import (
     runs,
 )
 
-PLAIN = {"level_jitter": 0.0}
+PLAIN = {"level_jitter": 0.0, "nearly_silent": 0.0}
 QUIET = -20.0
 LEVELS = {3: 1.0, 7: 2.0, 11: 4.0}  # label -> the constant value of its stretches
 
@@ -154,7 +154,7 @@ def test_levels_jitter():
     # one person alone, so that the first frame spoken differs from silence by a drawn level
     values, stretches = archive("waveform", quiet=False)
     only = Stretches(*(part[:2] for part in (stretches.recording, stretches.start, stretches.end, stretches.label)))
-    recomposer = Recomposer(values, only, 0.01, "waveform", RecomposeConfig(seconds=3.0, level_jitter=0.5))
+    recomposer = Recomposer(values, only, 0.01, "waveform", RecomposeConfig(seconds=3.0, nearly_silent=0.0))
     rng = np.random.default_rng(0)
     levels = [recomposer.conversation(rng)[0].max() for _ in range(200)]
     assert np.std(2 * np.log(levels)) == pytest.approx(0.5, rel=0.2)
@@ -221,3 +221,22 @@ def test_activity_comes_from_the_generator():
     drawn = [draw_activity(3, 10.0, np.random.default_rng(seed)) for seed in (0, 0, 1)]
     assert np.array_equal(drawn[0], drawn[1])
     assert not np.array_equal(drawn[0], drawn[2])
+
+
+def test_some_conversations_are_silent_but_for_a_moment():
+    def spoken(share):
+        config = RecomposeConfig(seconds=8.0, level_jitter=0.0, nearly_silent=share)
+        recomposer, rng = Recomposer(*archive("log-power"), 0.01, "log-power", config), np.random.default_rng(0)
+        return np.array([0.01 * recomposer.conversation(rng)[1].any(1).sum() for _ in range(60)])
+
+    assert spoken(0.0).min() > 1.0
+    silent = spoken(1.0)
+    assert silent.max() < 6.0
+    assert 0.1 < np.median(silent[silent > 0]) < 1.0
+    assert 5 < (silent == 0).sum() < 45
+    assert 0 < (spoken(0.3) < 1.0).sum() < 40
+
+
+def test_a_share_of_silent_conversations_beyond_one_is_refused():
+    with pytest.raises(RequestError, match="from 0 to 1"):
+        RecomposeConfig(nearly_silent=1.5)

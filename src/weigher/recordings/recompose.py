@@ -32,12 +32,16 @@ class RecomposeConfig:
     """Most people in one; 1 to this many are equally likely."""
     level_jitter: float = 0.5
     """Standard deviation of each person's level (natural logarithm of power)."""
+    nearly_silent: float = 0.1
+    """Share of conversations that are silent but for a moment, in which hardly anybody speaks; real ones can be."""
 
     def __post_init__(self) -> None:
-        if not (self.seconds > 0 and self.max_speakers >= 1 and self.level_jitter >= 0):
+        sizes = self.seconds > 0 and self.max_speakers >= 1 and self.level_jitter >= 0
+        if not (sizes and 0 <= self.nearly_silent <= 1):
             raise RequestError(
-                f"seconds = {self.seconds}, max_speakers = {self.max_speakers}, level_jitter = {self.level_jitter}; "
-                "needed are seconds above 0, a speaker at least, no jitter below 0"
+                f"seconds = {self.seconds}, max_speakers = {self.max_speakers}, level_jitter = {self.level_jitter}, "
+                f"nearly_silent = {self.nearly_silent}; needed are seconds above 0, a speaker at least, no jitter "
+                "below 0, a share from 0 to 1"
             )
 
 
@@ -111,6 +115,12 @@ def draw_activity(speakers: int, seconds: float, rng: np.random.Generator) -> np
     return active
 
 
+def _moment(steps: int, rng: np.random.Generator) -> np.ndarray:
+    """A stretch of half a second or so anywhere in a conversation, or nothing of it: bool [steps]."""
+    grid = np.arange(steps) - int(rng.integers(steps))
+    return (grid >= 0) & (grid * GRID_SECONDS < rng.exponential(0.7) - 0.2)
+
+
 class Recomposer:
     """Makes conversations of known times from the stretches of an archive.
 
@@ -150,6 +160,8 @@ class Recomposer:
         most = min(config.max_speakers, len(self.labels))
         people = rng.choice(self.labels, int(rng.integers(1, most + 1)), replace=False)
         active = draw_activity(len(people), config.seconds, rng)
+        if rng.random() < config.nearly_silent:
+            active &= _moment(len(active), rng)[:, None]
         count = int(config.seconds / self.hop_seconds + 1e-6)
         # the state at the middle of each step; the activity of steps finer than the grid stays on the grid
         middle = ((np.arange(count) + 0.5) * self.hop_seconds / GRID_SECONDS).astype(int).clip(max=len(active) - 1)
