@@ -9,7 +9,16 @@ import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weigher.io.audio import SAMPLE_RATE, AudioError, audio_seconds, read_audio, stream_audio, write_audio
+from weigher.io.audio import (
+    SAMPLE_RATE,
+    AudioError,
+    audio_channels,
+    audio_seconds,
+    read_audio,
+    stream_audio,
+    stream_channels,
+    write_audio,
+)
 
 EXCERPTS = Path(__file__).parents[3] / "shared" / "data" / "speech" / "ami_excerpts"
 
@@ -71,6 +80,27 @@ def test_channels_are_averaged(save, channels, rate):
     values = noise(0.6, rate, channels)
     expected = soxr.resample(values.mean(axis=1), rate, SAMPLE_RATE)
     assert np.abs(read_audio(save(values, rate, subtype="FLOAT")) - expected).max() < 1e-4
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+@pytest.mark.parametrize("rate", [8000, 16000, 44100])
+def test_channels_are_kept_apart_in_their_order(save, channels, rate):
+    values = noise(20, rate, channels) * np.arange(1, channels + 1)  # of several blocks
+    path = save(values, rate, subtype="FLOAT")
+    blocks = list(stream_channels(path))
+    found = np.concatenate(blocks)
+    assert len(blocks) > 1
+    assert (found.shape, found.dtype) == ((20 * SAMPLE_RATE, channels), np.float32)
+    expected = np.stack([soxr.resample(values[:, k], rate, SAMPLE_RATE) for k in range(channels)], axis=1)
+    assert np.abs(found - expected).max() < 1e-4
+    assert np.abs(found.mean(axis=1) - read_audio(path)).max() < 1e-6
+    assert audio_channels(path) == channels
+
+
+def test_channels_of_what_is_no_recording_fail_at_the_call(tmp_path):
+    for ask in (stream_channels, audio_channels):
+        with pytest.raises(AudioError, match="does not exist"):
+            ask(tmp_path / "none.wav")
 
 
 def test_silence_is_fine(save):
@@ -144,6 +174,21 @@ def test_memory_of_a_stream_does_not_grow_with_length(save):
 
     short = peak(60)
     assert peak(600) < short + 200_000  # the whole would be 38.4 MB
+    assert short < 12e6
+
+
+def test_memory_of_channels_does_not_grow_with_length(save):
+    def peak(seconds: int) -> int:
+        path = save(np.zeros((seconds * 8000, 2), np.int16), 8000)
+        tracemalloc.start()
+        for _ in stream_channels(path):
+            pass
+        result = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return result
+
+    short = peak(60)
+    assert peak(600) < short + 200_000  # the whole would be 76.8 MB
     assert short < 12e6
 
 

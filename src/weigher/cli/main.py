@@ -12,6 +12,7 @@ VERBS = {
     "simulate": "make conversations with cast lists out of recordings of single voices",
     "train": "learn who speaks from recordings labelled only with who appears in them",
     "apply": "tell who speaks when in new recordings, how many people there are, and how sure that is",
+    "reference": "take who speaks when from a call that has one party on each of its two channels",
     "score": "compare RTTM files: diarization error, Jaccard error, speaker count accuracy",
     "study": "measure one method against its baseline on real data, or list the studies",
     "doctor": "show versions, extras, devices and data found, for a report or before a long run",
@@ -52,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         needs = f"this needs the Python package {error.name}, which is not installed"
         return _fail(command, f"{needs}; `weigher doctor` shows the pip line of each extra", BAD_REQUEST)
-    except KeyboardInterrupt:
-        return _fail(command, "interrupted", INTERRUPTED)
+    except KeyboardInterrupt as interrupt:  # training says where it stopped, and that it can be resumed
+        return _fail(command, str(interrupt) or "interrupted", INTERRUPTED)
 
 
 def usage() -> str:

@@ -2,6 +2,7 @@
 
 One path serves all three: blocks are decoded, checked, averaged over channels and fed to a streaming resampler, so a
 window of a stream, a part and a slice of the whole file are the same numbers, and memory does not grow with length.
+Where channels are people, as in a call, `stream_channels` keeps them apart.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def read_audio(
         length = file.frames / file.samplerate
         if first >= round(length * SAMPLE_RATE):
             raise AudioError(f"{path} is {length:.3f} s long; a part from {start_seconds:.3f} s on is not in it")
-        return np.concatenate(list(_mono_blocks(file, path, first, last)))
+        return np.concatenate(list(_blocks(file, path, first, last)))
 
 
 def stream_audio(
@@ -91,6 +92,37 @@ def stream_audio(
     with _open(path):  # fail here, at the call, not at the first window
         pass
     return _windows(path, window, step)
+
+
+def stream_channels(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
+    """Yield all channels of a recording from start to end, float32 blocks [samples, channels] at 16 kHz.
+
+    Blocks are of any length; memory is flat, and their mean over channels is what `read_audio` gives. Raises AudioError
+    as `read_audio` does.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "call.wav"
+    >>> soundfile.write(path, np.tile([0.0, 0.5], (8000, 1)), 8000)
+    >>> call = np.concatenate(list(stream_channels(path)))
+    >>> call.shape, call[8000].round(2).tolist()
+    ((16000, 2), [0.0, 0.5])
+    """
+    with _open(path):
+        pass
+    return _all_channels(path)
+
+
+def audio_channels(path: str | os.PathLike[str]) -> int:
+    """Number of channels of a recording, from its header; raises AudioError as `audio_seconds` does.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "mono.wav"
+    >>> write_audio(path, np.zeros(8000))
+    >>> audio_channels(path)
+    1
+    """
+    with _open(path) as file:
+        return file.channels
 
 
 def audio_seconds(path: str | os.PathLike[str]) -> float:
@@ -159,13 +191,23 @@ def _open(path: str | os.PathLike[str]) -> soundfile.SoundFile:
     raise AudioError(f"{path} is empty: it has a header and {frames} samples; record it again, or leave it out")
 
 
-def _mono_blocks(
-    file: soundfile.SoundFile, path: str | os.PathLike[str], first: int = 0, last: int | None = None
+def _all_channels(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
+    with _open(path) as file:
+        yield from _blocks(file, path, mono=False)
+
+
+def _blocks(
+    file: soundfile.SoundFile,
+    path: str | os.PathLike[str],
+    first: int = 0,
+    last: int | None = None,
+    *,
+    mono: bool = True,
 ) -> Iterator[np.ndarray]:
-    """Yield samples first:last of the recording at 16 kHz, block by block."""
+    """Yield samples first:last of the recording at 16 kHz, block by block: [samples], or not `mono`, with channels."""
     rate = file.samplerate
     if rate == SAMPLE_RATE:
-        yield from _decoded(file, path, first, last)
+        yield from _decoded(file, path, first, last, mono)
         return
     # Begin where a source sample and a 16 kHz sample coincide, far enough ahead for the filter: the phase, and with it
     # every value, is then that of the whole file.
@@ -175,25 +217,26 @@ def _mono_blocks(
     begin = max(0, first - context) // target_step
     end = None if last is None else math.ceil((last + context) * rate / SAMPLE_RATE)
     position = begin * target_step
-    resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
-    for block in _decoded_then_end(file, path, begin * source_step, end):
+    resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1 if mono else file.channels, dtype="float32")
+    nothing = np.empty(0 if mono else (0, file.channels), np.float32)
+    for block in _decoded_then_end(file, path, begin * source_step, end, mono):
         flush = block is None
-        resampled = resampler.resample_chunk(np.empty(0, np.float32) if flush else block, last=flush)
+        resampled = resampler.resample_chunk(nothing if flush else block, last=flush)
         kept = resampled[max(0, first - position) : None if last is None else max(0, last - position)]
         position += len(resampled)
         if len(kept):
             yield kept
 
 
-def _decoded_then_end(file, path, first: int, last: int | None) -> Iterator[np.ndarray | None]:
-    yield from _decoded(file, path, first, last)
+def _decoded_then_end(file, path, first: int, last: int | None, mono: bool) -> Iterator[np.ndarray | None]:
+    yield from _decoded(file, path, first, last, mono)
     yield None
 
 
 def _decoded(
-    file: soundfile.SoundFile, path: str | os.PathLike[str], first: int, last: int | None
+    file: soundfile.SoundFile, path: str | os.PathLike[str], first: int, last: int | None, mono: bool
 ) -> Iterator[np.ndarray]:
-    """Yield frames first:last at the file's own rate, averaged over channels; raises AudioError on a damaged file."""
+    """Yield frames first:last at the file's own rate, `mono`: mean over channels; AudioError on a damaged file."""
     end = file.frames if last is None else min(last, file.frames)
     block_frames = max(1, _BLOCK_VALUES // file.channels)
     position = first
@@ -212,7 +255,7 @@ def _decoded(
                     "write the file again from its source, or cut that place out"
                 )
             position += len(block)
-            yield block.mean(axis=1)
+            yield block.mean(axis=1) if mono else block
     except soundfile.LibsndfileError as error:
         raise AudioError(_cut_short(path, position, file)) from error
 
@@ -228,7 +271,7 @@ def _windows(path: str | os.PathLike[str], window: int, step: int) -> Iterator[t
     first = 0
     held = np.empty(0, np.float32)
     with _open(path) as file:
-        for block in _mono_blocks(file, path):
+        for block in _blocks(file, path):
             held = np.concatenate([held, block])
             while len(held) > window:  # more follows, so this window is not the last
                 yield first / SAMPLE_RATE, held[:window].copy()
