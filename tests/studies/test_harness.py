@@ -1,6 +1,7 @@
 import json
 import statistics
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,32 @@ def test_data_is_found_noted_once_and_asked_for(tmp_path):
     assert not nowhere.has("speech")
     with pytest.raises(RequestError, match="no data folder was found"):
         nowhere.path("speech")
+
+
+def test_parts_are_kept_and_taken_up_again_by_the_same_code_only(tmp_path, monkeypatch):
+    asked = []
+
+    def compute():
+        asked.append(1)
+        return {"der": 12.5, "time": len(asked)}
+
+    monkeypatch.setattr(harness, "commit", lambda: "one")
+    first = context(tmp_path)
+    assert first.part("seed 0, casts", compute)["time"] == 1
+    anew = context(tmp_path)
+    anew.used.append("data/speech")
+    assert anew.part("seed 0, casts", compute)["time"] == 2  # nothing is taken up unless asked for
+    resumed = replace(context(tmp_path), resume=True)
+    assert resumed.part("seed 0, casts", compute) == {"der": 12.5, "time": 2}
+    assert resumed.used == ["data/speech"]
+    assert resumed.part("seed 1, casts", compute)["time"] == 3
+    with pytest.raises(RequestError, match="same code and budget"):
+        replace(resumed, budget="full").part("seed 0, casts", compute)
+    monkeypatch.setattr(harness, "commit", lambda: "another")
+    with pytest.raises(RequestError, match="same code and budget"):
+        resumed.part("seed 0, casts", compute)
+    assert len(asked) == 3
+    assert context(tmp_path).part("seed 0, casts", compute)["time"] == 4  # begun anew, whatever is there
 
 
 def test_studies_are_discovered_and_helpers_are_not(fakes):

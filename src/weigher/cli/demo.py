@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,14 +18,15 @@ from rich.console import Console
 from rich.table import Table
 
 from weigher.cli import console
-from weigher.errors import WeigherError
+from weigher.errors import RequestError, WeigherError
 
 if TYPE_CHECKING:
     from weigher.io.voices import Voices
-    from weigher.recordings.diarizer import Diarizer
+    from weigher.recordings.diarizer import Diarizer, DiarizerConfig
     from weigher.recordings.turns import TurnLaw
 
-Progress = Callable[[str, int, int], None]
+_MARK = "made-by-the-demo.txt"  # tells a folder of the demo, whole or cut short, from one that holds somebody's work
+_LEAST = {"speakers": 3, "recordings": 1, "listen_steps": 1, "weigh_steps": 1, "tests": 1, "seed": 0}
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,35 @@ class Options:
     """Seed of everything."""
 
 
-def main(options: Options) -> int:
-    """Run the demo; returns the exit code."""
+def main(argv: Sequence[str] | None = None, config: DiarizerConfig | None = None) -> int:
+    """Run the demo as a command; returns the exit code, with the same meaning as those of `weigher`."""
+    try:
+        demonstrate(tyro.cli(Options, prog="weigher.cli.demo", args=argv), config)
+    except RequestError as error:
+        console.message(f"demo: {error}")
+        return 2
+    except (WeigherError, OSError) as error:
+        console.message(f"demo: {error}")
+        return 1
+    except KeyboardInterrupt:
+        console.message("demo: interrupted")
+        return 130
+    return 0
+
+
+def demonstrate(options: Options, config: DiarizerConfig | None = None) -> None:
+    """Run the demo; `config` (default: the diarizer's own, with 5 slots) sets the sizes of model and training.
+
+    The steps and the seed of `options` are laid over it. Raises RequestError for a request that cannot be served.
+    """
     from weigher.recordings.simulate import simulate, write
 
-    _clear(options.out)
+    _check(options)
     voices, law = _voices(options), _law(options)
     people = voices.speakers[: options.speakers]
+    if len(people) < _LEAST["speakers"]:
+        raise RequestError(f"the voices are of {len(people)} people; 2 to learn from and another to test on are needed")
+    _clear(options.out)
     unseen = people[:: max(2, len(people) // max(1, len(people) // 5))]
     known = [name for name in people if name not in set(unseen)]
     console.message(f"{len(known)} people to learn from, {len(unseen)} others to test on")
@@ -75,17 +98,31 @@ def main(options: Options) -> int:
                 progress=progress,
             )
             write(conversations, options.out / part, law)
-    diarizer = _trained(options)
+    diarizer = _trained(options, config)
     _report(options, diarizer)
-    return 0
+
+
+def _check(options: Options) -> None:
+    """Refuse, before anything is made or removed, what could only fail later."""
+    for name, least in _LEAST.items():
+        if getattr(options, name) < least:
+            option = f"--{name.replace('_', '-')}"
+            raise RequestError(f"{option} is {getattr(options, name)}; at least {least} is needed")
+    if options.out.exists() and not options.out.is_dir():
+        raise RequestError(f"{options.out} is a file; name a folder with --out")
+    if options.out.exists() and any(options.out.iterdir()) and not (options.out / _MARK).is_file():
+        raise RequestError(f"{options.out} holds something that is no earlier demo; name another folder with --out")
 
 
 def _clear(out: Path) -> None:
-    """Remove an earlier demo, and nothing else."""
-    if out.exists() and any(out.iterdir()) and not (out / "train" / "cast.csv").exists():
-        raise WeigherError(f"{out} holds something that is no earlier demo; name another folder with --out")
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+    """Remove an earlier demo, whole or cut short; its mark stays until the end, in case this is cut short too."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / _MARK).write_text("The next demo removes what is in this folder.\n", encoding="utf-8")
+    for entry in [*out.iterdir()]:
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != _MARK:
+            entry.unlink()
 
 
 def _voices(options: Options) -> Voices:
@@ -118,11 +155,11 @@ def _law(options: Options) -> TurnLaw:
     return RandomWalkTurns()
 
 
-def _trained(options: Options) -> Diarizer:
+def _trained(options: Options, config: DiarizerConfig | None) -> Diarizer:
     """Learn from the casts, and from nothing else."""
     from weigher.recordings.diarizer import Diarizer
 
-    diarizer = Diarizer(slots=5, seed=options.seed)
+    diarizer = Diarizer(slots=5 if config is None else None, seed=options.seed, config=config)
     phases = diarizer.config.learn
     phases = replace(
         phases,
@@ -191,8 +228,4 @@ def _telling(talks) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(tyro.cli(Options, prog="weigher.cli.demo")))
-    except WeigherError as error:
-        console.message(f"demo: {error}")
-        sys.exit(1)
+    sys.exit(main())

@@ -119,7 +119,9 @@ def _resolved(options: Options, paths: list[Path]):
         config = read_config(options.config, config)
     front, phases, weigher = config.model.front, config.learn, config.model.weigher
     if options.wavlm is not None:
-        front = replace(front, kind="wavlm", wavlm=options.wavlm)
+        # a folder by its whole name: the model is applied from other places, too
+        wavlm = str(Path(options.wavlm).resolve()) if Path(options.wavlm).is_dir() else options.wavlm
+        front = replace(front, kind="wavlm", wavlm=wavlm)
     elif options.front is not None:
         front = replace(front, kind=options.front)
     elif options.config is None and not options.resume and all(path.suffix == ".npz" for path in paths):

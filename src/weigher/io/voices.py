@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -65,7 +66,8 @@ def read_voices(path: str | os.PathLike[str]) -> Voices:
     A container holds `features` int8 [frames, f] with a scalar `scale` (or floats without), `offsets` int64
     [utterances + 1] (utterance i is rows offsets[i]:offsets[i + 1]), `speaker` and `utterance` text [utterances], and
     `hop_seconds` (0.01 where it is absent). Audio is read, and int8 is turned into float32, only when an utterance
-    is loaded. Hidden files and files of other kinds are passed over.
+    is loaded. Hidden files and files of other kinds are passed over. Names of speakers are taken as manifests take
+    them: accents composed (NFC), no white space around.
 
     Raises RequestError that says which layout is needed.
 
@@ -90,7 +92,7 @@ def read_voices(path: str | os.PathLike[str]) -> Voices:
 def _audio_voices(folder: Path) -> Voices:
     speakers = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     utterances = tuple(
-        Utterance(speaker.name, file.name, partial(read_audio, file))
+        Utterance(_name(speaker.name), file.name, partial(read_audio, file))
         for speaker in speakers
         for file in sorted(speaker.iterdir())
         if _is_audio(file)
@@ -98,6 +100,11 @@ def _audio_voices(folder: Path) -> Voices:
     if not utterances:
         raise RequestError(f"{folder} {_what_is_there(folder)}; {_LAYOUT}")
     return Voices("audio", 1 / SAMPLE_RATE, utterances)
+
+
+def _name(speaker: str) -> str:
+    """One spelling for one person, or casts and turns would differ."""
+    return unicodedata.normalize("NFC", speaker.strip())
 
 
 def _is_audio(file: Path) -> bool:
@@ -137,7 +144,7 @@ def _feature_voices(path: Path) -> Voices:
             "the number of frames, by 1 or more for each utterance"
         )
     utterances = tuple(
-        Utterance(str(speaker[i]), str(name[i]), partial(dequantise, features[edges[i] : edges[i + 1]], scale))
+        Utterance(_name(str(speaker[i])), str(name[i]), partial(dequantise, features[edges[i] : edges[i + 1]], scale))
         for i in range(count)
     )
     return Voices("features", hop_seconds, utterances)
