@@ -111,44 +111,39 @@ def learn(
     A run that was stopped is taken up where it stood: `run_dir` holds one folder for each phase. Raises as
     `weigher.train.loop.fit`, and WeigherError where the archive has no clear stretch of anybody.
     """
-    if archive.times is None and model.mix != "replace":
-        archive = replace(archive, quiet=[_quiet(model, values) for values in archive.values])
-    listener = Listener(model, len(archive.labels))
-    common = {"device": device, "tensorboard": tensorboard}
-    listened = _listen(
+    archive = _with_quiet(model, archive)  # found once for both phases
+    listener, listened = listen(
         model,
-        listener,
         archive,
         config,
         run_dir=_part(run_dir, "listen"),
         resume=resume,
+        device=device,
+        tensorboard=tensorboard,
         progress=progress,
-        **common,
     )
-    stretches = gather(model, listener.head, listener.share, archive, config.teacher, progress=progress)
-    recompose = replace(config.recompose, max_speakers=min(config.recompose.max_speakers, model.config.weigher.slots))
-    kept, held = hold_out(stretches, len(archive.values))
-
-    def recomposer(part: Stretches) -> Recomposer:
-        return Recomposer(archive.values, part, model.step_seconds, model.mix, recompose)
-
-    model_and_head = WithHead(model, listener.head, listener.share)
-    weighed = _weigh(
-        model_and_head,
-        recomposer(kept),
-        None if held is None else recomposer(held),
+    weighed = weigh(
+        model,
+        listener,
+        archive,
         config,
         run_dir=_part(run_dir, "weigh"),
         resume=resume,
+        device=device,
+        tensorboard=tensorboard,
         validate=validate,
         progress=progress,
-        **common,
     )
     return listened, weighed
 
 
-def _quiet(model: RecordingModel, values: np.ndarray) -> np.ndarray:
-    return quiet_frames(values, round(model.hop_seconds / model.step_seconds), model.hop_seconds, model.mix)
+def _with_quiet(model: RecordingModel, archive: Archive) -> Archive:
+    """Find long quiet, where neither it nor the times are known."""
+    if archive.times is not None or archive.quiet is not None or model.mix == "replace":
+        return archive
+    ratio = round(model.hop_seconds / model.step_seconds)
+    quiet = [quiet_frames(values, ratio, model.hop_seconds, model.mix) for values in archive.values]
+    return replace(archive, quiet=quiet)
 
 
 def _part(run_dir: Path | None, name: str) -> Path | None:
@@ -164,18 +159,23 @@ def _named(progress: Progress | None, name: str) -> Progress | None:
     return None if progress is None else lambda stage, done, total: progress(name, done, total)
 
 
-def _listen(
+def listen(
     model: RecordingModel,
-    listener: Listener,
     archive: Archive,
     config: LearnConfig,
     *,
-    run_dir: Path | None,
-    resume: bool,
-    progress: Progress | None,
-    **common,
-) -> History:
-    """Phase 1."""
+    run_dir: Path | None = None,
+    resume: bool = False,
+    device: str | torch.device = "auto",
+    tensorboard: bool = False,
+    progress: Progress | None = None,
+) -> tuple[Listener, History]:
+    """Phase 1: train the encoder of `model` in place, with a head that names the labels of the archive.
+
+    Raises as `weigher.train.loop.fit`.
+    """
+    archive = _with_quiet(model, archive)
+    listener = Listener(model, len(archive.labels))
     cast = archive.cast_table()
     steps = round(config.listen_seconds / model.step_seconds)
     total = config.listen.steps
@@ -214,16 +214,18 @@ def _listen(
             listener.share.lerp_(shares.to(listener.share), 0.03)
         return {"loss": loss, "items": float(len(batch["values"]))}
 
-    return fit(
+    history = fit(
         listener,
         step,
         batches,
         config.listen,
         run_dir=run_dir,
         resume=_resumes(run_dir, resume),
+        device=device,
+        tensorboard=tensorboard,
         progress=_named(progress, "listen"),
-        **common,
     )
+    return listener, history
 
 
 def _times_as_posteriors(times: Tensor, length: int) -> Tensor:
@@ -249,23 +251,36 @@ class WithHead(nn.Module):
         self.register_buffer("share", share)
 
 
-def _weigh(
-    both: WithHead,
-    recomposer: Recomposer,
-    checker: Recomposer | None,
+def weigh(
+    model: RecordingModel,
+    listener: Listener,
+    archive: Archive,
     config: LearnConfig,
     *,
-    run_dir: Path | None,
-    resume: bool,
-    validate: Callable[[RecordingModel], dict[str, float]] | None,
-    progress: Progress | None,
-    **common,
+    run_dir: Path | None = None,
+    resume: bool = False,
+    device: str | torch.device = "auto",
+    tensorboard: bool = False,
+    validate: Callable[[RecordingModel], dict[str, float]] | None = None,
+    progress: Progress | None = None,
 ) -> History:
-    """Phase 3."""
-    model = both.model
+    """Phases 2 and 3: gather what `listener` hears clearly, and train all of `model` in place on it.
+
+    The listener's encoder is the model's own; its head learns on. Raises as `learn`.
+    """
+    archive = _with_quiet(model, archive)
+    stretches = gather(model, listener.head, listener.share, archive, config.teacher, progress=progress)
+    recompose = replace(config.recompose, max_speakers=min(config.recompose.max_speakers, model.config.weigher.slots))
+    kept, held = hold_out(stretches, len(archive.values))
+
+    def recomposer(part: Stretches) -> Recomposer:
+        return Recomposer(archive.values, part, model.step_seconds, model.mix, recompose)
+
+    heard, checker = recomposer(kept), None if held is None else recomposer(held)
+    both = WithHead(model, listener.head, listener.share)
 
     def batches(k: int, generator: np.random.Generator) -> dict[str, Tensor]:
-        return conversations(recomposer, config.weigh_batch, model, generator, hidden=config.hidden_bands)
+        return conversations(heard, config.weigh_batch, model, generator, hidden=config.hidden_bands)
 
     def step(both: WithHead, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         weighed = both.model(batch["values"], batch["lengths"])
@@ -296,8 +311,9 @@ def _weigh(
         validate=checks,
         run_dir=run_dir,
         resume=_resumes(run_dir, resume),
+        device=device,
+        tensorboard=tensorboard,
         progress=_named(progress, "weigh"),
-        **common,
     )
 
 
