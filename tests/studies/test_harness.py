@@ -210,13 +210,21 @@ def test_commit_is_that_of_the_checkout_and_says_when_files_differ(tmp_path, mon
     assert harness.commit() is None
     git("init")
     assert harness.commit() is None
-    (tmp_path / "file").write_text("1")
-    git("add", "file")
+    file = tmp_path / "src" / "file"
+    file.parent.mkdir()
+    file.write_text("1")
+    git("add", "src")
     git("commit", "-m", "first")
     git("tag", "-a", "v1", "-m", "v1")
     assert harness.commit() == git("rev-parse", "--short=12", "HEAD")
-    (tmp_path / "file").write_text("2")
+    file.write_text("2")
     assert harness.commit() == git("rev-parse", "--short=12", "HEAD") + "-dirty"
+    resumed = replace(context(tmp_path), resume=True)
+    assert resumed.part("seed 0", lambda: 1) == 1
+    assert resumed.part("seed 0", lambda: 2) == 1
+    file.write_text("3")
+    with pytest.raises(RequestError, match="same code and budget"):  # as dirty as before, and not the same
+        resumed.part("seed 0", lambda: 2)
 
 
 def test_report_shows_figures_and_verdicts_word_for_word():

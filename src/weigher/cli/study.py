@@ -11,8 +11,9 @@ from rich.table import Table
 
 from weigher.cli import console
 from weigher.errors import RequestError
+from weigher.io.atomic import writing
 from weigher.io.datasets import find_data
-from weigher.studies import harness
+from weigher.studies import harness, pages
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Options:
     """Which study to run."""
     list_: Annotated[bool, tyro.conf.arg(name="list")] = False
     """Show every study, its card, and its last stored result; run none."""
+    pages: Path | None = None
+    """Write results.md and papers.md, made from the stored results, into this folder; run no study."""
     data: Path | None = None
     """Folder of data laid out like the one the studies know; found through WEIGHER_DATA where not given."""
     seeds: int = 3
@@ -43,6 +46,9 @@ def run(options: Options) -> int:
     """Run or list studies; RequestError where the study, its data or its options are not right."""
     if options.list_:
         _list(options)
+        return 0
+    if options.pages is not None:
+        _write_pages(options.pages)
         return 0
     if not options.name:
         raise RequestError("name a study to run, or see what there is with `weigher study --list`")
@@ -66,6 +72,15 @@ def run(options: Options) -> int:
         Console().print(harness.report(result))
         console.message(f"written: {out / 'results.json'}")
     return 0
+
+
+def _write_pages(folder: Path) -> None:
+    kept = [(study, harness.stored_result(name)) for name, study in harness.find_studies().items()]
+    pictures = [study.name for study, _ in kept if (harness.kept_results() / f"{study.name}.png").is_file()]
+    for name, text in ((pages.RESULTS, pages.results_page(kept, pictures)), (pages.PAPERS, pages.papers_page(kept))):
+        with writing(folder / name, "w") as file:
+            file.write(text)
+        console.message(f"written: {folder / name}")
 
 
 def _list(options: Options) -> None:

@@ -10,6 +10,7 @@ read below the data folder, ``std`` is null where there was one seed, ``versions
 """
 
 import difflib
+import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -150,7 +151,7 @@ class Context:
         it.
         """
         path = self.out / "parts" / f"{name}.json"
-        made_by = {"commit": commit(), "budget": self.budget}
+        made_by = {"commit": commit(), "changes": _changes(), "budget": self.budget}
         if self.resume and path.is_file():
             kept = json.loads(path.read_text(encoding="utf-8"))
             if kept["made_by"] != made_by:
@@ -179,6 +180,8 @@ class Study:
     run: Callable[[Context], Sequence[Row]]
     claims: tuple[Claim, ...] = ()
     plot: Callable[[Result, Path], None] | None = None
+    paper: str = ""
+    """Whom the method comes from, as a reader would cite it."""
 
 
 def find_row(rows: Sequence[Row], method: str, metric: str) -> Row:
@@ -276,8 +279,13 @@ def judge(claim: Claim, rows: Sequence[Row]) -> Verdict:
 
 def stored_result(name: str) -> Result | None:
     """Return the result kept with the source (``docs/results/<name>.json``), or None outside a checkout."""
-    path = _root() / "docs" / "results" / f"{name}.json"
+    path = kept_results() / f"{name}.json"
     return Result.read(path) if path.is_file() else None
+
+
+def kept_results() -> Path:
+    """Return the folder of the results and pictures that are kept with the source."""
+    return _root() / "docs" / "results"
 
 
 def report(result: Result) -> Group:
@@ -316,11 +324,21 @@ def hardware() -> str:
 
 def commit() -> str | None:
     """Return the commit of the checkout weigher runs from, with ``-dirty`` where files differ from it, or None."""
+    said = _git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
+    return said and said.strip()
+
+
+def _changes() -> str | None:
+    """Return a short name of what differs from the commit, None where nothing does: two trees can be dirty."""
+    differs = _git("diff", "HEAD", "--", "src")
+    return hashlib.sha256(differs.encode()).hexdigest()[:12] if differs else None
+
+
+def _git(*command: str) -> str | None:
     if not (_root() / ".git").exists():
         return None
-    command = ["git", "-C", str(_root()), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(["git", "-C", str(_root()), *command], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):  # no git, or nothing committed yet
         return None
 

@@ -260,6 +260,7 @@ STUDY = Study(
     name="noise_tolerance",
     card="00",
     title="Noise that a weigher bears where vectors alternate in time, against clustering and the exact limit",
+    paper="The weigher: the project's own, after a talk on diarization learned from labels of whole files",
     run=run,
     claims=(
         Claim("on a random walk 4 times the noise of the best clustering that ignores time", "the talk", _four_times),

@@ -296,6 +296,7 @@ STUDY = Study(
     name="turn_taking",
     card="00",
     title="Which law real people take turns by: flips, a bounded random walk, or semi-Markov",
+    paper="The weigher: the project's own, after a talk on diarization learned from labels of whole files",
     run=run,
     claims=(
         Claim(

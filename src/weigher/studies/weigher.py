@@ -291,6 +291,7 @@ STUDY = Study(
     name="weigher",
     card="00",
     title="Diarization learned from cast lists alone, on speakers never heard before",
+    paper="The weigher: the project's own, after a talk on diarization learned from labels of whole files",
     run=run,
     claims=(
         Claim(
