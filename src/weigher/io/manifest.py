@@ -1,4 +1,4 @@
-"""Manifests: which recordings there are and who appears in each, as CSV, JSON lines, or RTTM whose times are dropped.
+"""Manifests: which recordings there are and who appears in each, as CSV, JSON lines, RTTM, or lists of other programs.
 
 A manifest is checked as a whole before any work begins: all its problems come in one error with their lines, or, where
 the caller asks for it, the rows at fault are left out and listed.
@@ -7,28 +7,25 @@ the caller asks for it, the rows at fault are left out and listed.
 from __future__ import annotations
 
 import csv
-import io
-import json
 import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from weigher.errors import RequestError
 from weigher.io.atomic import writing
-from weigher.io.audio import AUDIO_SUFFIXES
-from weigher.io.rttm import read_rttm, unescape_name
+from weigher.io.interchange import is_nemo, kaldi_rows, nemo_rows
+from weigher.io.pyannote_lists import pyannote_rows, split_selection
+from weigher.io.rows import ManifestError, Row, csv_rows, json_rows, rttm_rows, text_of
 
 _COLUMNS = ("file_name", "speakers")
+_SUFFIXES = (".csv", ".jsonl", ".ndjson", ".json", ".rttm", ".scp")
+_IN_FOLDERS = ("metadata.csv", "metadata.jsonl", "wav.scp", "database.yml")
 _SHOWN = 10  # problems, names or groups in one message; the rest is counted
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-class ManifestError(RequestError):
-    """A manifest, or rows of it, that cannot be used; the message names the file and the lines."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +68,11 @@ def read_manifest(
     mark. White space around names is dropped, and letters with accents are composed (NFC), so that a name typed on two
     systems is one name. Other columns and keys are not heeded.
 
+    Lists of other programs: `metadata.csv` and `metadata.jsonl` of a Hugging Face audiofolder, which may have one name
+    for each file, as `speaker` or `speaker_id`; NeMo's `.json` or `.jsonl` with `audio_filepath` (`nemo_rows`); a
+    `wav.scp` of Kaldi with `utt2spk` beside it (`kaldi_rows`); `database.yml` of pyannote.database, with `#` and the
+    name of one of its lists where it has several (`pyannote_rows`). Or the folder that holds one of them.
+
     A row is at fault when it lacks a column, names a file that is not there or was listed before, or when its cast is
     empty or holds an empty name or a name twice. With `skip_bad` such rows are listed in `.skipped` and the rest is
     used; otherwise all of them are shown in one ManifestError. An unreadable manifest, one without columns or rows, and
@@ -84,12 +86,12 @@ def read_manifest(
     >>> [(r.path.name, r.cast, r.line) for r in manifest.recordings], [s.line for s in manifest.skipped]
     ([('a b.wav', ('Zoë', 'Ben'), 2)], [3])
     """
-    source = Path(path)
+    source, rows = _listed(Path(path), None if audio_folder is None else Path(audio_folder))
     folder = source.parent if audio_folder is None else Path(audio_folder)
     good: list[Recording] = []
     bad: list[Skipped] = []
     lines_of: dict[str, int] = {}
-    for row in _rows(source):
+    for row in rows:
         file, missing = _find(folder, row)
         problem = row.problem or missing or _cast_problem(row.names)
         first = lines_of.setdefault(os.path.abspath(file), row.line) if file else row.line
@@ -219,103 +221,30 @@ def write_cast_csv(path: str | os.PathLike[str], rows: Iterable[tuple[str | os.P
         csv.writer(file, lineterminator="\n", quoting=quoting).writerows([_COLUMNS, *table])
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A row as it stands in the file; `problem` says why it is none."""
-
-    line: int
-    file_name: str = ""
-    names: Sequence[str] = ()
-    problem: str = ""
-    endings: Sequence[str] = ("",)
-    """What may follow `file_name` in the name of the file."""
-
-
-def _rows(source: Path) -> Iterator[_Row]:
-    readers = {".csv": _csv_rows, ".jsonl": _json_rows, ".ndjson": _json_rows, ".rttm": _rttm_rows}
-    reader = readers.get(source.suffix.lower())
-    if reader is None:
-        raise ManifestError(f"{source} is no manifest: its name needs to end in .csv, .jsonl or .rttm")
-    if not source.is_file():
-        raise ManifestError(f"the manifest {source} does not exist; check its name")
-    content = source.read_bytes()
-    try:
-        return reader(source, content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise ManifestError(f"{source}, line {line}: this is not UTF-8; save the manifest as UTF-8 text") from error
+def _listed(path: Path, folder: Path | None) -> tuple[Path, Iterable[Row]]:
+    """The file whose lines are counted, and its rows."""
+    source = _in_folder(path) if path.is_dir() else path
+    found = split_selection(source)
+    if found is not None:
+        return pyannote_rows(*found, folder)
+    suffix = source.suffix.lower()
+    if suffix not in _SUFFIXES:
+        raise ManifestError(
+            f"{source} is no manifest: its name needs to end in {', '.join(_SUFFIXES)} or .yml, or it needs to be a "
+            f"folder with one of {', '.join(_IN_FOLDERS)}"
+        )
+    if suffix in (".csv", ".rttm", ".scp"):
+        return source, {".csv": csv_rows, ".rttm": rttm_rows, ".scp": kaldi_rows}[suffix](source)
+    text = text_of(source)
+    return source, nemo_rows(source, text) if is_nemo(text) else json_rows(text)
 
 
-def _csv_rows(source: Path, text: str) -> Iterator[_Row]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)  # strict: an open quote swallows no rows
-    header: list[str] = []
-    while True:
-        line = reader.line_num + 1
-        try:
-            values = next(reader, None)
-        except csv.Error as error:
-            raise ManifestError(f"{source}, line {line}: this is no CSV ({error}); check its quotes") from error
-        if values is None:
-            break
-        values = [value.strip() for value in values]
-        if not any(values):
-            continue
-        if not header:
-            header = values
-            if any(header.count(column) != 1 for column in _COLUMNS):
-                raise ManifestError(
-                    f"{source}, line {line}: the header is {','.join(header)!r}; it needs the columns file_name and "
-                    "speakers, each once, with commas between columns"
-                )
-        elif len(values) != len(header):
-            found = _count(len(values), "value")
-            yield _Row(line, problem=f"{found} where the header has {len(header)}; a value with a comma needs quotes")
-        else:
-            row = dict(zip(header, values, strict=True))
-            yield _Row(line, row["file_name"], _split_names(row["speakers"]))
-
-
-def _json_rows(source: Path, text: str) -> Iterator[_Row]:
-    for line, content in enumerate(text.split("\n"), start=1):
-        if not content.strip():
-            continue
-        try:
-            row = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            yield _Row(line, problem=f"this is no JSON ({error}); each line needs to be one object")
-            continue
-        file_name = row.get("file_name") if isinstance(row, dict) else None
-        names = row.get("speakers") if isinstance(row, dict) else None
-        if isinstance(file_name, str) and isinstance(names, list) and all(isinstance(name, str) for name in names):
-            yield _Row(line, file_name, [_tidy(name) for name in names])
-        else:
-            yield _Row(line, problem='needed is {"file_name": "text", "speakers": ["text", ...]}')
-
-
-def _rttm_rows(source: Path, text: str) -> Iterator[_Row]:
-    lines_of: dict[str, int] = {}
-    for line, content in enumerate(re.split("\r\n|\r|\n", text), start=1):
-        fields = [part for part in re.split("[ \t]", content) if part]
-        if fields[:1] == ["SPEAKER"] and len(fields) > 1:
-            lines_of.setdefault(unescape_name(fields[1]), line)
-    for file_id, turns in read_rttm(source).items():
-        names = dict.fromkeys(_tidy(turn.speaker) for turn in turns)
-        yield _Row(lines_of[file_id], file_id, list(names), endings=(*AUDIO_SUFFIXES, ".npz"))
-
-
-def _split_names(text: str) -> list[str]:
-    """Names between `;`; a backslash makes a `;` or a backslash behind it part of a name, and is itself otherwise."""
-    parts = [""] if text else []
-    for token in re.findall(r"\\[\\;]|.", text, re.DOTALL):
-        if token == ";":
-            parts.append("")
-        else:
-            parts[-1] += token[-1]
-    return [_tidy(part) for part in parts]
-
-
-def _tidy(name: str) -> str:
-    return unicodedata.normalize("NFC", name.strip())
+def _in_folder(folder: Path) -> Path:
+    found = [name for name in _IN_FOLDERS if (folder / name).is_file()]
+    if len(found) != 1:
+        held = f"holds {' and '.join(found)}; name the one that is meant" if found else "holds no manifest"
+        raise ManifestError(f"the folder {folder} {held} (looked for: {', '.join(_IN_FOLDERS)})")
+    return folder / found[0]
 
 
 def _cast_problem(names: Sequence[str]) -> str:
@@ -331,15 +260,16 @@ def _cast_problem(names: Sequence[str]) -> str:
     return ""
 
 
-def _find(folder: Path, row: _Row) -> tuple[Path | None, str]:
+def _find(folder: Path, row: Row) -> tuple[Path | None, str]:
     """The file a row means, and what is wrong with it ("" where nothing is)."""
     if not row.file_name:
         return None, "it names no file"
     # A name with accents may have been typed on another system than the one that made the file: try both spellings.
     spellings = dict.fromkeys([row.file_name, *(unicodedata.normalize(form, row.file_name) for form in ("NFC", "NFD"))])
+    places = [folder, Path.cwd()] if row.or_here else [folder]
     found = []
     for ending in row.endings:
-        files = (folder / (spelling + ending) for spelling in spellings)
+        files = (place / (spelling + ending) for place in places for spelling in spellings)
         found += [file for file in files if os.path.isfile(file)][:1]
     if len(found) == 1:
         return found[0], ""

@@ -24,7 +24,8 @@ from weigher.io.atomic import writing
 
 _OTHER_TYPES = {"SEGMENT", "NOSCORE", "NO_RT_METADATA", "LEXEME", "NON-LEX", "NON-SPEECH", "FILLER", "EDIT", "SU", "IP"}
 _OTHER_TYPES |= {"CB", "A/P", "SPKR-INFO"}
-_UNSAFE = re.compile(r"[\s\x00-\x1f\x7f-\x9f%]|^;|^<(?=NA>$)")  # \s: every space of Unicode, other readers split there
+# \s: every space of Unicode, where other readers split; after a double quote, some read on to the next one
+_UNSAFE = re.compile(r"[\s\x00-\x1f\x7f-\x9f%\"]|^;|^<(?=NA>$)")
 _ESCAPED = re.compile(r"(?:%[0-9A-Fa-f]{2})+")
 _MICROSECOND_DIGITS = 6
 _Entry = TypeVar("_Entry")
@@ -42,7 +43,7 @@ class Segment:
 def escape_name(name: str) -> str:
     """Return a name as one field of an RTTM or UEM line; `unescape_name` gives it back.
 
-    White space of any kind, control characters and `%` become percent escapes of their UTF-8 bytes, as in web
+    White space of any kind, control characters, `"` and `%` become percent escapes of their UTF-8 bytes, as in web
     addresses (a space is `%20`), and so does the first letter of `<NA>` and of names that begin with `;`, which mean
     something else in these files. All other letters, of any script, stay as they are.
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from weigher.errors import RequestError
 from weigher.io.atomic import writing
+from weigher.io.exports import format_audacity, format_csv, format_elan
 from weigher.io.rttm import Segment, format_rttm
 
 if TYPE_CHECKING:
@@ -103,6 +104,18 @@ class Diarization:
         speaker); letters outside ASCII are escaped, so that any terminal and file can hold it.
         """
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
+
+    def to_csv(self) -> str:
+        """Return the turns as CSV with CTM's fields: file, channel, start, duration, speaker, confidence."""
+        return format_csv(self.file_id, self.segments, dict(zip(self.speakers, self.confidence, strict=True)))
+
+    def to_audacity(self) -> str:
+        """Return the turns as an Audacity label track: start, end and name between tabs."""
+        return format_audacity(self.segments)
+
+    def to_elan(self, media: str | os.PathLike[str] | None = None) -> str:
+        """Return the turns as an ELAN document (.eaf), one tier for each speaker; ELAN opens `media` beside it."""
+        return format_elan(self.segments, media=None if media is None else Path(media))
 
     def plot(
         self,

@@ -1,0 +1,195 @@
+"""Which recordings an archive holds, where their results go, and which of them are finished.
+
+The result of `FOLDER/sub/a.wav` is `OUT/sub/a.json` and, beside it, a file for each format asked for. The JSON is
+written last and whole, and says what it was made with: the model's fingerprint (SHA-256 of its weights and settings),
+the bounds on the number of people, and the size and time of the recording. A recording is finished when its JSON says
+just that, so that a run that was interrupted, however hard, goes on where it stopped, and another model's results are
+made anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+from weigher.errors import RequestError
+from weigher.io.atomic import writing
+from weigher.io.audio import AUDIO_SUFFIXES
+from weigher.recordings.pretrained import CONFIG, WEIGHTS
+from weigher.recordings.result import Diarization
+
+Format = Literal["rttm", "json", "csv", "audacity", "elan"]
+FORMAT_SUFFIXES: dict[Format, str] = {
+    "rttm": ".rttm",
+    "json": ".json",
+    "csv": ".csv",
+    "audacity": ".txt",
+    "elan": ".eaf",
+}
+"""How the files of each format end."""
+
+_OTHERS = ".aifc .snd .avr .htk .svx .8svx .iff .mat .mpc .mp1 .mp2 .oga .paf .pvf .sd2 .sds .sf .voc .wve .xi .nist"
+LIBSNDFILE_SUFFIXES = frozenset({*AUDIO_SUFFIXES, *_OTHERS.split()})
+"""Endings, in lower case, of all formats that libsndfile reads by themselves; raw samples do not say what they are."""
+
+
+class Bounds(TypedDict):
+    """Bounds on the number of people, by the names `Diarizer.predict` has for them."""
+
+    min_speakers: int | None
+    max_speakers: int | None
+    num_speakers: int | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A recording of an archive and what it is called: its path in the archive without the ending, with `/`."""
+
+    path: Path
+    name: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is done to each recording of an archive."""
+
+    model: Path
+    fingerprint: str
+    out: Path
+    formats: tuple[Format, ...] = ("rttm",)
+    min_speakers: int | None = None
+    max_speakers: int | None = None
+    num_speakers: int | None = None
+    device: str = "auto"
+
+    @property
+    def bounds(self) -> Bounds:
+        """The bounds on the number of people."""
+        return Bounds(min_speakers=self.min_speakers, max_speakers=self.max_speakers, num_speakers=self.num_speakers)
+
+
+def find_recordings(places: Sequence[Path], suffixes: frozenset[str]) -> list[Source]:
+    """Return the recordings in order of their names: files as given, and from folders, at any depth, those so ending.
+
+    Hidden files and folders are passed over, and links to folders are not followed. Raises RequestError for a place
+    that does not exist, a folder that cannot be listed, and where there is no recording at all.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / "sub").mkdir()
+    >>> for name in ("b.WAV", "sub/a.flac", ".c.wav", "notes.txt"):
+    ...     (folder / name).touch()
+    >>> [source.name for source in find_recordings([folder], LIBSNDFILE_SUFFIXES)]
+    ['b', 'sub/a']
+    """
+    found = [source for place in places for source in _found(place, suffixes)]
+    if not found:
+        raise RequestError(
+            f"there is no recording in {', '.join(map(str, places))}; looked for files that end in "
+            f"{' '.join(sorted(suffixes))}"
+        )
+    unique = {os.path.abspath(source.path): source for source in found}
+    return sorted(unique.values(), key=lambda source: (source.name, str(source.path)))
+
+
+def _found(place: Path, suffixes: frozenset[str]) -> Iterator[Source]:
+    if not place.exists():
+        raise RequestError(f"{place} does not exist; give a recording, or a folder of recordings")
+    if not place.is_dir():
+        yield Source(place, place.stem)
+        return
+    for folder, below, files in os.walk(place, onerror=_unlisted):
+        below[:] = [name for name in below if not name.startswith(".")]
+        for name in files:
+            path = Path(folder, name)
+            if not name.startswith(".") and path.suffix.lower() in suffixes:
+                yield Source(path, path.relative_to(place).with_suffix("").as_posix())
+
+
+def _unlisted(error: OSError) -> None:
+    raise RequestError(f"cannot list {error.filename}: {error.strerror}; make the folder readable, or leave it out")
+
+
+def fingerprint(model: Path) -> str:
+    """Return the SHA-256 of a model folder's settings and weights, in hexadecimal; RequestError without them."""
+    digest = hashlib.sha256()
+    for name in (CONFIG, WEIGHTS):
+        try:
+            with (model / name).open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise RequestError(f"cannot read {model / name}: {error.strerror}; give a model folder") from error
+    return digest.hexdigest()
+
+
+def standing(job: Job, source: Source) -> tuple[Literal["finished", "stale", "missing"], int]:
+    """Return how far a recording is, and the number of people in the result that is there.
+
+    "stale" is a result made with something else: another model, other bounds, fewer formats, or before the recording
+    was changed.
+    """
+    record = _record(job, source)
+    if record is None:
+        return "missing", 0
+    done = record.get("formats")
+    files = all(_place(job, source, kind).is_file() for kind in job.formats)
+    same = record.get("made_with") == made_with(job, source)
+    made = same and isinstance(done, list) and set(job.formats) <= {*done}
+    return "finished" if made and files else "stale", len(record.get("speakers", ()))
+
+
+def made_with(job: Job, source: Source) -> dict[str, Any]:
+    """Return what a result depends on: the model, the bounds, and the recording as it is now (size and time)."""
+    try:
+        state = source.path.stat()
+        size, time = state.st_size, state.st_mtime_ns
+    except OSError:  # it went away; what is wrong with it is said when it is read
+        size, time = -1, -1
+    recording = {"file": source.path.name, "bytes": size, "modified_ns": time}
+    return {"model": job.fingerprint, "recording": recording, **job.bounds}
+
+
+def save(job: Job, source: Source, result: Diarization, made: dict[str, Any]) -> None:
+    """Write the result in all formats of the job, each file whole or not at all, the JSON last.
+
+    `made` is `made_with` as it was before the recording was read: one that changed meanwhile is then done again.
+    """
+    before = _record(job, source) or {}
+    others = before.get("formats", []) if before.get("made_with") == made else []
+    for kind in job.formats:
+        if kind != "json":
+            with writing(_place(job, source, kind), "w") as file:
+                file.write(as_text(result, kind, source.path))
+    record = {**result.to_dict(), "made_with": made, "formats": sorted({*job.formats, *others})}
+    with writing(_place(job, source, "json"), "w") as file:
+        json.dump(record, file, indent=2, allow_nan=False)
+
+
+def as_text(result: Diarization, kind: Format, media: Path) -> str:
+    """Return a result as the text of one file; ELAN opens the recording `media` beside it."""
+    texts: dict[Format, Callable[[], str]] = {
+        "rttm": result.to_rttm,
+        "json": result.to_json,
+        "csv": result.to_csv,
+        "audacity": result.to_audacity,
+        "elan": lambda: result.to_elan(media),
+    }
+    return texts[kind]()
+
+
+def _place(job: Job, source: Source, kind: Format) -> Path:
+    return job.out / f"{source.name}{FORMAT_SUFFIXES[kind]}"
+
+
+def _record(job: Job, source: Source) -> dict[str, Any] | None:
+    """The JSON beside a result; None where there is none, or none of ours."""
+    try:
+        record = json.loads(_place(job, source, "json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("speakers"), list) else None
