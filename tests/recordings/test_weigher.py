@@ -307,6 +307,44 @@ def test_a_single_frame_gives_its_value(value):
     assert track_confidence("separate-mean", track, second, everywhere(track)).item() == pytest.approx(0.675)
 
 
+@pytest.mark.parametrize(
+    ("design", "sharpness", "expected"),
+    [
+        ("power", 2.0, (0.2**3 + 0.8**3) / (0.2**2 + 0.8**2)),
+        ("power", 1.0, (0.2**2 + 0.8**2) / (0.2 + 0.8)),
+        ("exp-softmax", 9.0, (0.2 * math.exp(0.2) + 0.8 * math.exp(0.8)) / (math.exp(0.2) + math.exp(0.8))),
+        ("auto", 3.0, (0.2 * math.exp(0.6) + 0.8 * math.exp(2.4)) / (math.exp(0.6) + math.exp(2.4))),
+        ("self-weighted", 9.0, (0.2**2 + 0.8**2) / (0.2 + 0.8)),
+    ],
+)
+def test_relatives_of_the_self_weighted_confidence(design, sharpness, expected):
+    track = F.pad(one_track(0.2, 0.8), (0, 0, 0, 3))  # padding is zeros, and counts for nothing
+    mask = torch.arange(5)[None] < 2
+    assert track_confidence(design, track, None, mask, sharpness).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("design", ["power", "auto"])
+def test_the_sharpness_starts_at_one_and_is_learned(design):
+    weigher, plain = tiny(confidence=design), tiny(confidence={"power": "self-weighted", "auto": "exp-softmax"}[design])
+    frames = drawn([9, 5])
+    got = weigher(frames).confidence
+    torch.testing.assert_close(got, plain(frames).confidence)
+    (slope,) = torch.autograd.grad(got.sum(), weigher.log_sharpness)
+    assert slope > 0  # the sharper, the nearer to the maximum
+    assert set(weigher.state_dict()) - set(plain.state_dict()) == {"log_sharpness"}
+
+
+@pytest.mark.parametrize("tracks", TRACKS)
+def test_all_that_is_coarse_gets_its_frames_back_in_one_place(tracks):
+    weigher = tiny(tracks, "separate-mean", time_reduction=3)
+    frames, plain, seen = drawn([10]), weigher.restore_time, []
+    weigher.restore_time = lambda x, length: seen.append(tuple(x.shape)) or plain(x, length)
+    out = weigher(frames)
+    dim = weigher.config.channels(CHANNELS)
+    numbers = [(1, 4, 3)] * (len(out.logits) - 1)  # rounds of three slots in four coarse steps
+    assert sorted(seen) == sorted([*numbers, (1, 3, 4, dim), (1, 4, 3), (1, 4, 1)])  # context, second tracks, speech
+
+
 @pytest.mark.parametrize("design", DESIGNS)
 def test_laws_of_confidence(design):
     def call(track, second, weight=None):

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from weigher.core.matching import Matching, match
 from weigher.recordings.archive import Archive, crops, hide_bands
 from weigher.recordings.gather import gather, hold_out
 from weigher.recordings.loss import LossConfig, set_loss
@@ -262,11 +263,13 @@ def weigh(
     device: str | torch.device = "auto",
     tensorboard: bool = False,
     validate: Callable[[RecordingModel], dict[str, float]] | None = None,
+    matching: Callable[[Tensor, Tensor], Matching] = match,
     progress: Progress | None = None,
 ) -> History:
     """Phases 2 and 3: gather what `listener` hears clearly, and train all of `model` in place on it.
 
-    The listener's encoder is the model's own; its head learns on. Raises as `learn`.
+    The listener's encoder is the model's own; its head learns on. `matching` is that of the set loss. Raises as
+    `learn`.
     """
     archive = _with_quiet(model, archive)
     stretches = gather(model, listener.head, listener.share, archive, config.teacher, progress=progress)
@@ -286,7 +289,9 @@ def weigh(
         weighed = both.model(batch["values"], batch["lengths"])
         length = weighed.tracks.shape[1]
         activity = F.pad(batch["activity"], (0, 0, 0, max(0, length - batch["activity"].shape[1])))[:, :length]
-        parts = set_loss(weighed, both.head(weighed.embeddings), batch["labels"], activity, config.loss)
+        parts = set_loss(
+            weighed, both.head(weighed.embeddings), batch["labels"], activity, config.loss, matching=matching
+        )
         posteriors = F.pad(activity * (activity.sum(2, keepdim=True) == 1), (1, 0))
         named = both.head(weighed.frames.embeddings)
         frames = partial_label_loss(named, batch["labels"], posteriors, both.share, weighed.frames.mask)

@@ -14,6 +14,7 @@ Symbols: labels int [b, m] (-1: none), activity [b, t, m] in [0, 1], tracks [b, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from weigher.core.losses import asymmetric, bce, class_balanced_bce, focal, softmax_cross_entropy, wbce
-from weigher.core.matching import match
+from weigher.core.matching import Matching, match
 from weigher.core.weights import safe_ratio, widen
 from weigher.recordings.weigher import Weighed
 
@@ -82,12 +83,19 @@ def track_cost(logits: Tensor, activity: Tensor, mask: Tensor) -> tuple[Tensor, 
 
 
 def set_loss(
-    weighed: Weighed, class_logits: Tensor, labels: Tensor, activity: Tensor | None, config: LossConfig
+    weighed: Weighed,
+    class_logits: Tensor,
+    labels: Tensor,
+    activity: Tensor | None,
+    config: LossConfig,
+    *,
+    matching: Callable[[Tensor, Tensor], Matching] = match,
 ) -> dict[str, Tensor]:
     """Compute the set loss of a batch, as scalars: loss, tracks, classes, confidence, speech.
 
     `activity` None: only the cast of each file is known. The order of labels does not matter, nor what stands in the
-    activity of a label that is not there. Raises RequestError for a file with more labels than slots.
+    activity of a label that is not there. `matching` pairs slots with labels, from costs [b, n, m] and the number of
+    labels [b]. Raises RequestError for a file with more labels than slots.
     """
     present = labels >= 0
     order = present.int().argsort(dim=1, descending=True, stable=True)  # the labels that are there first
@@ -102,7 +110,7 @@ def set_loss(
         activity = activity.masked_fill(~present[:, None], 0.0)
         pairs_by_round = [track_cost(logits, activity, mask) for logits in weighed.logits]
         cost = cost + pairs_by_round[0][0] + pairs_by_round[-1][0]
-    found = match(cost, present.sum(1))
+    found = matching(cost, present.sum(1))
     confidence = widen(weighed.confidence)
     somebody = torch.zeros_like(confidence).index_put((found.batch, found.slot), confidence.new_ones(()))
     chosen = widen(class_logits[found.batch, found.slot])

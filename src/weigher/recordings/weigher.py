@@ -23,15 +23,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weigher.core.pooling import mean_pool, self_weighted_mean, weighted_mean
+from weigher.core.pooling import (
+    auto_pool,
+    exp_softmax_pool,
+    mean_pool,
+    power_pool,
+    self_weighted_mean,
+    weighted_mean,
+)
 from weigher.core.weights import normalise, widen
 from weigher.errors import RequestError
 from weigher.recordings.blocks import EncoderBlocks
 from weigher.recordings.encoder import Frames
 from weigher.recordings.slots import IteratedTracks, likeness
 
-Confidence = Literal["self-weighted", "separate-weighted", "separate-mean"]
+Confidence = Literal["self-weighted", "separate-weighted", "separate-mean", "power", "exp-softmax", "auto"]
 
+_SECOND_TRACK = ("separate-weighted", "separate-mean")
+_SHARPENED = ("power", "auto")
+_SHARPENING = 8.0  # a step of the optimizer moves the sharpness by some per cent, else it would stay where it starts
 _MAX_DISTANCE = 200  # coarse steps; beyond, two frames are simply far apart
 
 
@@ -44,7 +54,8 @@ class WeigherConfig:
     tracks: Literal["iterated", "linear"] = "iterated"
     """How tracks come about: slots found among the frames, or N outputs of the blocks."""
     confidence: Confidence = "self-weighted"
-    """The track under its own weight; a second track under the weights; a second track's plain mean."""
+    """The track under its own weight; a second track under the weights; a second track's plain mean; relatives of the
+    first: the track under a learned power of itself, under its exponential, under that of a learned multiple."""
     channel_reduction: int = 2
     """Hidden channels of the encoder to one channel of the blocks; 12 suits the 768 of WavLM."""
     time_reduction: int = 5
@@ -86,26 +97,37 @@ class Weighed:
     frames: Frames
 
 
-def track_confidence(design: Confidence, tracks: Tensor, second: Tensor | None, mask: Tensor) -> Tensor:
+def track_confidence(
+    design: Confidence, tracks: Tensor, second: Tensor | None, mask: Tensor, sharpness: float | Tensor = 1.0
+) -> Tensor:
     """Say how sure each track is that there is somebody.
 
         self-weighted       sum_t X^2 / sum_t X
-        separate-weighted   sum_t X Y / sum_t X          Y: a second track per slot
+        separate-weighted   sum_t X Y / sum_t X                   Y: a second track per slot
         separate-mean       mean_t Y
+        power               sum_t X^(1 + a) / sum_t X^a           a: the sharpness
+        exp-softmax         sum_t X exp(X) / sum_t exp(X)
+        auto                sum_t X exp(a X) / sum_t exp(a X)
 
-    Shapes: tracks X and second Y [b, t, n] in [0, 1], mask bool [b, t] -> [b, n] in [0, 1]; 0 for an all-zero track
-    (separate-mean: for a file without frames).
+    Shapes: tracks X and second Y [b, t, n] in [0, 1], mask bool [b, t], sharpness in [0, inf) -> [b, n] in [0, 1]; 0
+    for an all-zero track (separate-mean: for a file without frames). Sources: `weigher.core.pooling`.
 
     >>> tracks = torch.tensor([[[0.0], [0.5], [1.0]]])
     >>> round(track_confidence("self-weighted", tracks, None, torch.ones(1, 3, dtype=torch.bool)).item(), 3)
     0.833
     """
+    real = mask[..., None]
+    if design == "power":
+        return power_pool(tracks, 1, sharpness, real)
+    if design == "auto":
+        return auto_pool(tracks, 1, sharpness, real)
+    if design == "exp-softmax":
+        return exp_softmax_pool(tracks, 1, real)
     if design == "self-weighted" or second is None:
-        return self_weighted_mean(tracks, 1, mask[..., None])
+        return self_weighted_mean(tracks, 1, real)
     if design == "separate-weighted":
-        weights = normalise(tracks * mask[..., None], 1)
-        return (weights * second).sum(1)
-    return mean_pool(second, 1, mask[..., None])
+        return (normalise(tracks * real, 1) * second).sum(1)
+    return mean_pool(second, 1, real)
 
 
 def pool_coarse(x: Tensor, mask: Tensor, reduction: int) -> tuple[Tensor, Tensor]:
@@ -142,7 +164,9 @@ class Weigher(nn.Module):
         super().__init__()
         self.config = config = config or WeigherConfig()
         dim, ratio = config.channels(channels), config.time_reduction
-        self.outputs = 1 if config.confidence == "self-weighted" else 2
+        self.outputs = 2 if config.confidence in _SECOND_TRACK else 1
+        if config.confidence in _SHARPENED:
+            self.log_sharpness = nn.Parameter(torch.zeros(()))
         self.reduce_channels = nn.Conv1d(channels, dim, 1)
         self.reduce_time = nn.Conv1d(dim, dim, 2 * ratio + 1, stride=ratio, padding=ratio)
         layers = 1 if config.tracks == "iterated" else config.layers
@@ -179,21 +203,27 @@ class Weigher(nn.Module):
         speech = self.speech(context)[..., 0]
         rounds, of_slots = self._coarse(context, pooled, torch.sigmoid(speech), coarse_mask)
 
-        def fine(x: Tensor) -> Tensor:
-            return x.repeat_interleave(ratio, 1)[:, :length]
-
-        logits = [fine(each[..., 0]) for each in rounds]
-        logits.append(logits[-1] + self._edges(frames, fine(rounds[-1][..., 0]), of_slots))
+        logits = [self.restore_time(each[..., 0], length) for each in rounds]
+        logits.append(logits[-1] + self._edges(frames, logits[-1], of_slots))
         tracks = torch.sigmoid(widen(logits[-1])) * mask[..., None]
-        second = torch.sigmoid(widen(fine(rounds[-1][..., 1]))) if self.outputs == 2 else None
+        second = torch.sigmoid(widen(self.restore_time(rounds[-1][..., 1], length))) if self.outputs == 2 else None
         return Weighed(
             tracks=tracks,
             embeddings=weighted_mean(widen(frames.embeddings), normalise(tracks, 1)),
-            confidence=track_confidence(self.config.confidence, tracks, second, mask),
+            confidence=track_confidence(self.config.confidence, tracks, second, mask, self.sharpness),
             logits=tuple(logits),
-            speech_logits=fine(speech),
+            speech_logits=self.restore_time(speech[..., None], length)[..., 0],
             frames=frames,
         )
+
+    @property
+    def sharpness(self) -> Tensor:
+        """How sharply the confidence prefers great values (power, auto): learned, positive, 1 at the start."""
+        return (_SHARPENING * self.log_sharpness).exp() if self.config.confidence in _SHARPENED else torch.ones(())
+
+    def restore_time(self, x: Tensor, length: int) -> Tensor:
+        """Give coarse steps their frames back, each step repeated: [..., ceil(t / r), d] -> [..., t, d], t = length."""
+        return x.repeat_interleave(self.config.time_reduction, -2)[..., :length, :]
 
     def _coarse(self, context: Tensor, pooled: Tensor, speech: Tensor, mask: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return coarse logits [b, t, n, outputs] of each round, and what is known of each slot [b, n, t, d]."""
@@ -210,7 +240,7 @@ class Weigher(nn.Module):
         g = F.normalize(widen(frames.embeddings), dim=-1)
         weights = normalise(torch.sigmoid(widen(coarse)) * frames.mask[..., None], 1)
         slots = F.normalize(weights.mT @ widen(frames.embeddings), dim=-1)
-        x = of_slots.repeat_interleave(self.config.time_reduction, 2)[:, :, :t]
+        x = self.restore_time(of_slots, t)
         x = x + 16 * self.of_frame(g)[:, None] + self.of_likeness(likeness(g, slots))  # 16: as unit vectors are small
         x = (x * frames.mask[:, None, :, None]).reshape(b * n, t, -1).mT
         visible = frames.mask.repeat_interleave(n, 0)[:, None]

@@ -7,19 +7,25 @@ neither. Clustering is tried on single frames, as it is when time is ignored, an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from weigher.io.rttm import Segment
+from weigher.io.voices import Voices, read_voices
 from weigher.recordings.archive import Archive
 from weigher.recordings.cluster import Method, cluster_frames
 from weigher.recordings.diarizer import Diarizer
 from weigher.recordings.recompose import runs
 from weigher.recordings.result import Diarization
 from weigher.recordings.score import score
-from weigher.recordings.simulate import Conversation
+from weigher.recordings.simulate import Conversation, simulate
+from weigher.recordings.turns import RecordedTurns
+from weigher.recordings.voicebank import voice_bank
+from weigher.studies.harness import Context
 
 METHODS: tuple[Method, ...] = ("kmeans", "agglomerative", "spectral")
 SMOOTH_SECONDS = 1.0
@@ -43,6 +49,81 @@ class Talk:
     def cast(self) -> tuple[str, ...]:
         """Who speaks."""
         return tuple(sorted({segment.speaker for segment in self.segments}))
+
+
+@dataclass(frozen=True, eq=False)
+class ReadSpeech:
+    """Conversations of read speech, of one to four people each.
+
+    In `train` and `seen` four fifths of the people take part, in `unseen` the others. Turns are those of real meetings:
+    of some for `train`, of others for both tests. What is said in `seen` is not said in `train`.
+    """
+
+    train: list[Talk]
+    unseen: list[Talk]
+    seen: list[Talk]
+    hop_seconds: float
+
+
+def read_speech(
+    context: Context,
+    *,
+    train: int,
+    unseen: int,
+    seen: int = 0,
+    seconds: float | tuple[float, float] = (20.0, 30.0),
+    seed: int,
+) -> ReadSpeech:
+    """Make so many conversations of each kind; with a `seen` test its words are kept out of training.
+
+    Conversations of one length are much faster to gather from, because they make batches.
+    """
+    voices = read_voices(context.path("speech/read_speech_fbank40.npz"))
+    timings = context.path("speech/timings/ami")
+    people = np.random.default_rng(seed).permutation(voices.speakers)
+    strangers = len(people) // 5
+    familiar = voices.only(people[strangers:])
+    said, kept_back = words_apart(familiar) if seen else (familiar, familiar)
+    talks = partial(_talks, timings, seconds=seconds, seed=seed, progress=context.progress)
+    return ReadSpeech(
+        train=talks(said, "train", train),
+        unseen=talks(voices.only(people[:strangers]), "test", unseen),
+        seen=talks(kept_back, "test", seen) if seen else [],
+        hop_seconds=voices.hop_seconds,
+    )
+
+
+def _talks(timings: Path, some: Voices, part: str, count: int, *, seconds, seed: int, progress) -> list[Talk]:
+    made = simulate(
+        some,
+        RecordedTurns.read(timings / part),
+        recordings=count,
+        seconds=seconds,
+        max_speakers=4,
+        bank=voice_bank(some),
+        seed=seed,
+        progress=progress,
+    )
+    return [Talk.of(conversation) for conversation in made]
+
+
+def words_apart(voices: Voices) -> tuple[Voices, Voices]:
+    """Split utterances in two: of every speaker the last fifth, but one at least, is kept back.
+
+    >>> from weigher.io.voices import Utterance
+    >>> voices = Voices("features", 0.01, tuple(Utterance(s, "1", lambda: np.zeros((9, 2))) for s in "aabbbbbbbbbb"))
+    >>> [[u.speaker for u in part.utterances] for part in words_apart(voices)]
+    [['a', 'b', 'b', 'b', 'b', 'b', 'b', 'b', 'b'], ['a', 'b', 'b']]
+    """
+    by_speaker: dict[str, list] = {name: [] for name in voices.speakers}
+    for utterance in voices.utterances:
+        by_speaker[utterance.speaker].append(utterance)
+    said, kept_back = [], []
+    for spoken in by_speaker.values():
+        first = len(spoken) - max(1, len(spoken) // 5)
+        said += spoken[:first]
+        kept_back += spoken[first:]
+    return replace(voices, utterances=tuple(said)), replace(voices, utterances=tuple(kept_back))
 
 
 def activity(segments: Sequence[Segment], names: Sequence[str], frames: int, hop_seconds: float) -> np.ndarray:

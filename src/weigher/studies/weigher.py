@@ -21,7 +21,7 @@ from weigher.errors import WeigherError
 from weigher.studies.harness import Claim, Context, Result, Row, Study, clearly_less, find_row
 
 if TYPE_CHECKING:  # torch is loaded by a run, not by listing the studies
-    from weigher.studies.diarization import Talk
+    from weigher.studies.diarization import ReadSpeech
 
 CASTS, TIMES, SHUFFLED = "weigher, casts", "weigher, full time labels", "weigher, shuffled casts"
 ONE = "one speaker throughout"
@@ -79,44 +79,20 @@ def _diarizer(size: Size, seed: int):
     return diarizer
 
 
-def _read_speech(context: Context, seed: int) -> tuple[list[Talk], list[Talk], float]:
-    """Conversations of 160 speakers to train and of 40 unseen, and the hop of their features in seconds."""
-    from weigher.io.voices import read_voices
-    from weigher.recordings.simulate import simulate
-    from weigher.recordings.turns import RecordedTurns
-    from weigher.recordings.voicebank import voice_bank
-    from weigher.studies import diarization as shared
+def _read_speech(context: Context, seed: int) -> ReadSpeech:
+    from weigher.studies.diarization import read_speech
 
     size = SIZES[context.budget]
-    voices = read_voices(context.path("speech/read_speech_fbank40.npz"))
-    timings = context.path("speech/timings/ami")
-    people = np.random.default_rng(seed).permutation(voices.speakers)
-    unseen = len(people) // 5
-    made = {}
-    for name, chosen, count in (("train", people[unseen:], size.recordings), ("test", people[:unseen], size.test)):
-        some = voices.only(chosen)
-        conversations = simulate(
-            some,
-            RecordedTurns.read(timings / name),
-            recordings=count,
-            seconds=(20.0, 30.0),
-            max_speakers=4,
-            bank=voice_bank(some),
-            seed=seed,
-            progress=context.progress,
-        )
-        made[name] = [shared.Talk.of(conversation) for conversation in conversations]
-    return made["train"], made["test"], voices.hop_seconds
+    return read_speech(context, train=size.recordings, unseen=size.test, seed=seed)
 
 
-def _trained_on_read_speech(
-    context: Context, seed: int, arm: str, made: Callable[[], tuple[list[Talk], list[Talk], float]]
-) -> Found:
+def _trained_on_read_speech(context: Context, seed: int, arm: str, made: Callable[[], ReadSpeech]) -> Found:
     """Train one arm and test it; with casts, cluster its embeddings too."""
     from weigher.recordings.model import FrontConfig
     from weigher.studies import diarization as shared
 
-    train, test, hop_seconds = made()
+    speech = made()
+    train, test, hop_seconds = speech.train, speech.unseen, speech.hop_seconds
     diarizer = _diarizer(SIZES[context.budget], seed)
     front = FrontConfig(kind="features", features=train[0].values.shape[1], hop_seconds=hop_seconds)
     diarizer.config = replace(diarizer.config, model=replace(diarizer.config.model, front=front))
