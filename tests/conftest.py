@@ -1,5 +1,6 @@
 """Puts this folder on the import path, so that every test can say `from contract import Subject, check_laws`."""
 
+import signal
 import sys
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+# a shell that starts the tests in the background has Ctrl-C ignored, in all that they start too
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # no deadline: how long an example takes says how busy the machine is; the same examples in every run
 hypothesis.settings.register_profile("weigher", deadline=None, derandomize=True, max_examples=50)

@@ -18,6 +18,8 @@ VERBS = {
     "people": "list, rename, merge, forget and export the people who are known",
     "reference": "take who speaks when from a call that has one party on each of its two channels",
     "score": "compare RTTM files: diarization error, Jaccard error, speaker count accuracy",
+    "tokens": "learn which words count from texts with labels of two kinds",
+    "explain": "tell what each word of a text adds to the answer of such a model",
     "study": "measure one method against its baseline on real data, or list the studies",
     "doctor": "show versions, extras, devices and data found, for a report or before a long run",
 }

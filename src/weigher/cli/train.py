@@ -18,8 +18,8 @@ class Options:
     """Learn who speaks from a cast list: recordings, and who appears in each; no times."""
 
     cast: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CAST")]
-    """Manifest: CSV (file_name,speakers with `;` between names), JSON lines, RTTM whose times are dropped, NeMo, Hugging
-    Face metadata, Kaldi's wav.scp, pyannote's database.yml, or the folder of one of these."""
+    """Manifest: CSV (file_name,speakers with `;` between names), JSON lines, RTTM whose times are dropped, NeMo,
+    Hugging Face metadata, Kaldi's wav.scp, pyannote's database.yml, or the folder of one of these."""
     out: Annotated[Path, tyro.conf.arg(metavar="RUN")]
     """Folder for the settings, metrics, checkpoints and, at the end, the model (RUN/model)."""
     config: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None

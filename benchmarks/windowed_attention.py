@@ -1,0 +1,196 @@
+"""Windowed attention against full attention behind a mask: time and memory by length; and training tokens/s by model.
+
+    python benchmarks/windowed_attention.py [--window W] [--threads T] [--rounds R] [--quick] [--out FILE]
+
+Four ways to the same result: `own`, the library's blocks; `fused`, the same blocks through PyTorch's
+`scaled_dot_product_attention`; `full`, all t x t scores, masked; `full fused`, PyTorch's attention with a t x t mask.
+"train" is forward and backward, with the learned bias of distances where a way can take its gradient; "apply" forward
+alone. Each figure comes from a process of its own, so that its peak memory is its own: what it holds above what it held
+before. A way that would need more than --most-gigabytes is left out. Models train on random ids of the lengths of film
+reviews, with the settings of the library.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from apply import peak_megabytes
+from measure import hardware, store
+from rich.console import Console
+from rich.table import Table
+
+LENGTHS, QUICK = (256, 1024, 4096, 16_384), (64, 256)
+WAYS = ("own", "fused", "full", "full fused")
+HEADS, CHANNELS = 5, 20
+MODELS = ("rnn", "gru", "token-mlp", "weighted-mlp", "local-attention")
+
+
+def attend(way: str, qkv: Any, window: int, bias: Any) -> Any:
+    """Return what attention within a window gives, by one of the ways."""
+    import torch
+    import torch.nn.functional as F
+
+    from weigher.tokens.local_attention import windowed_attention
+
+    q, k, v = qkv
+    if way == "own":
+        return windowed_attention(q, k, v, window, bias=bias)
+    t, radius = q.shape[2], window // 2
+    if way == "fused":
+        size = max(16, 2 * radius)
+        fill = -t % size
+        blocks = F.pad(q, (0, 0, 0, fill)).unflatten(2, (-1, size)).transpose(1, 2).flatten(0, 1)
+        around = (F.pad(x, (0, 0, radius, radius + fill)).unfold(2, size + 2 * radius, size) for x in (k, v))
+        keys, values = (x.permute(0, 2, 1, 4, 3).flatten(0, 1) for x in around)
+        count = len(blocks) // len(q)
+        place = torch.arange(size + 2 * radius) - torch.arange(size)[:, None]
+        row = torch.arange(count)[:, None, None] * size + torch.arange(size + 2 * radius) - radius
+        seen = (place >= 0) & (place < window) & ((row >= 0) & (row < t) | (place == radius))
+        added = bias[:, place.clamp(0, window - 1)].masked_fill(~seen[:, None], -torch.inf)
+        found = F.scaled_dot_product_attention(blocks, keys, values, attn_mask=added.repeat(len(q), 1, 1, 1))
+        return found.unflatten(0, (len(q), count)).transpose(1, 2).flatten(2, 3)[:, :, :t]
+    place = torch.arange(t) - torch.arange(t)[:, None] + radius
+    added = bias[:, place.clamp(0, window - 1)].masked_fill((place < 0) | (place >= window), -torch.inf)
+    if way == "full":
+        return (q @ k.mT * q.shape[-1] ** -0.5 + added).softmax(-1) @ v
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=added[None])
+
+
+def attention_row(way: str, t: int, window: int, rounds: int, *, train: bool) -> dict[str, Any]:
+    """Time one way at one length, in this process."""
+    import torch
+
+    torch.manual_seed(0)
+    qkv = [torch.randn(1, HEADS, t, CHANNELS, requires_grad=train) for _ in range(3)]
+    bias = torch.zeros(HEADS, window, requires_grad=train)
+    attend(way, [x[:, :, :32] for x in qkv], window, bias)  # what is loaded at first use counts for nobody
+    before, seconds = peak_megabytes(), []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        found = attend(way, qkv, window, bias)
+        if train:
+            found.sum().backward()
+        seconds.append(time.perf_counter() - began)
+    return {"seconds": median(seconds), "megabytes": peak_megabytes() - before}
+
+
+def model_row(model: str, texts: int) -> dict[str, Any]:
+    """Training speed of one model, in this process: real tokens a second, the median over the steps."""
+    import numpy as np
+
+    from weigher.tokens.classifier import SentimentClassifier
+    from weigher.tokens.learning import ClassifierConfig
+
+    rng = np.random.default_rng(0)
+    lengths = np.clip(rng.lognormal(5.3, 0.6, texts), 10, 2500).astype(int)
+    corpus = [rng.integers(0, 30_000, length) for length in lengths]
+    labels = (np.arange(texts) % 2).tolist()
+    classifier = SentimentClassifier(model, config=ClassifierConfig(epochs=1, held_out=0.0), device="cpu")
+    history = classifier.fit(corpus, labels).history_
+    assert history is not None
+    return {
+        "tokens_per_second": median(record["items_per_second"] for record in history.train),
+        "seconds_an_epoch_of_25k": history.seconds / lengths.sum() * 25_000 * lengths.mean(),
+    }
+
+
+def gigabytes(way: str, t: int, *, train: bool) -> float:
+    """What the t x t scores of a full way take: three copies on the way back, two without."""
+    return 0.0 if way in ("own", "fused") else (3 if train else 2) * HEADS * t * t * 4 / 2**30
+
+
+def figure(what: dict[str, Any]) -> dict[str, Any]:
+    """Measure one figure in this process."""
+    return model_row(**what) if "model" in what else attention_row(**what)
+
+
+def apart(what: dict[str, Any], threads: int | None) -> dict[str, Any]:
+    """Measure one figure in a process of its own."""
+    command = [sys.executable, __file__, "--one", json.dumps(what), *(["--threads", str(threads)] if threads else [])]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+
+
+def table(rows: list[dict[str, Any]], models: list[dict[str, Any]]) -> list[Table]:
+    """Draw the figures: a way for each column pair, and a line for each model."""
+    speed = Table(title="ms and MB above the start, by length")
+    speed.add_column("t", justify="right")
+    speed.add_column("")
+    for way in WAYS:
+        speed.add_column(way, justify="right")
+    for t, train in sorted({(row["t"], row["train"]) for row in rows}):
+        cells = []
+        for way in WAYS:
+            found = [row for row in rows if (row["t"], row["train"], row["way"]) == (t, train, way)]
+            cells += [f"{1000 * row['seconds']:,.1f} ms {row['megabytes']:,.0f} MB" for row in found] or ["left out"]
+        speed.add_row(f"{t:,}", "train" if train else "apply", *cells)
+    training = Table("model", title="training")
+    for header in ("tokens/s", "s for 25,000 reviews"):
+        training.add_column(header, justify="right")
+    for row in models:
+        training.add_row(row["model"], f"{row['tokens_per_second']:,.0f}", f"{row['seconds_an_epoch_of_25k']:,.0f}")
+    return [speed, training]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--window", type=int, default=17, help="tokens that one token looks at")
+    parser.add_argument("--rounds", type=int, default=5, help="times each figure is measured")
+    parser.add_argument("--threads", type=int, help="threads of torch; all cores where left out")
+    parser.add_argument("--texts", type=int, default=2000, help="texts of an epoch, for the models")
+    parser.add_argument("--most-gigabytes", type=float, default=8.0, help="ways that need more are left out")
+    parser.add_argument("--quick", action="store_true", help="short texts and one round, to see that it runs")
+    parser.add_argument("--note", default="", help="words kept with the figures, such as what else was running")
+    parser.add_argument("--out", type=Path, help="file for the figures (JSON)")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    import torch
+
+    if asked.threads:
+        torch.set_num_threads(asked.threads)
+    if asked.one:
+        print(json.dumps(figure(json.loads(asked.one))))
+        return
+    began = time.perf_counter()
+    rounds, texts, lengths = (1, 32, QUICK) if asked.quick else (asked.rounds, asked.texts, LENGTHS)
+    rows, models = [], []
+
+    def measured(what: dict[str, Any]) -> dict[str, Any]:
+        return figure(what) if asked.quick else apart(what, asked.threads)
+
+    for t in lengths:
+        for train in (True, False):
+            for way in WAYS:
+                if gigabytes(way, t, train=train) <= asked.most_gigabytes:
+                    what = {"way": way, "t": t, "window": asked.window, "rounds": rounds, "train": train}
+                    rows.append({"way": way, "t": t, "train": train, **measured(what)})
+    for model in MODELS:
+        models.append({"model": model, **measured({"model": model, "texts": texts})})
+    for drawn in table(rows, models):
+        Console(width=150).print(drawn)
+    result = {
+        "benchmark": "windowed attention",
+        "hardware": hardware("cpu"),
+        "note": asked.note,
+        "settings": {
+            "window": asked.window,
+            "rounds": rounds,
+            "heads": HEADS,
+            "channels": CHANNELS,
+            "texts": texts,
+        },
+        "rows": rows,
+        "models": models,
+        "seconds": time.perf_counter() - began,
+    }
+    store(asked.out, result)
+
+
+if __name__ == "__main__":
+    main()

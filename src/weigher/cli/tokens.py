@@ -1,0 +1,86 @@
+"""``weigher tokens``: learn from texts with labels of two kinds which of their words count."""
+
+from __future__ import annotations
+
+import json as json_format
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from weigher.cli import console
+from weigher.errors import RequestError
+
+
+@dataclass(frozen=True)
+class Options:
+    """Learn which words count from texts with labels of two kinds; every word then carries a score."""
+
+    data: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATA")]
+    """Texts: parquet, CSV or JSON lines with the columns text and label."""
+    out: Annotated[Path, tyro.conf.arg(metavar="RUN")]
+    """Folder for the settings, metrics, checkpoints and, at the end, the model (RUN/model)."""
+    model: Literal["rnn", "gru", "token-mlp", "weighted-mlp", "local-attention"] = "local-attention"
+    """How words are read: one after the other, each alone, each alone with a weight, or each among its neighbours."""
+    vectors: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Text file of word vectors to begin with (GloVe, word2vec); they are learned from scratch where not given."""
+    epochs: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Times each text is read (default 5)."""
+    seed: Annotated[int, tyro.conf.arg(metavar="S")] = 0
+    """Seed of everything that is drawn."""
+    resume: bool = False
+    """Go on with a run that was stopped; give the options it began with."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, or auto for the best there is."""
+    quiet: bool = False
+    """No progress on stderr."""
+    json: bool = False
+    """Print one JSON object at the end."""
+
+
+def run(options: Options) -> int:
+    """Train and save; RequestError for texts that cannot be used."""
+    from statistics import median
+
+    from weigher.io.atomic import writing
+    from weigher.io.texts import read_texts
+    from weigher.tokens.classifier import SentimentClassifier
+    from weigher.tokens.learning import ClassifierConfig
+
+    if not options.resume and (options.out / "last.safetensors").exists():
+        raise RequestError(f"{options.out} holds a run already; give --resume to go on with it, or another folder")
+    config = ClassifierConfig(seed=options.seed)
+    if options.epochs is not None:
+        config = replace(config, epochs=options.epochs)
+    classifier = SentimentClassifier(options.model, config=config, device=options.device)
+    data = read_texts(options.data)
+    with console.progress_bar(options.quiet) as progress:
+        classifier.fit(
+            data.texts,
+            data.labels,
+            vectors=options.vectors,
+            run_dir=options.out,
+            resume=options.resume,
+            progress=progress,
+        )
+    folder, history = options.out / "model", classifier.history_
+    assert history is not None
+    with writing(options.out / "config.json", "w") as file:
+        json_format.dump(asdict(classifier.config), file, indent=2)
+    classifier.save_pretrained(folder)
+    best = next((record for record in history.validation if record["step"] == history.best_step), None)
+    done = {
+        "model": str(folder),
+        "texts": len(data.texts),
+        "classes": list(classifier.classes_),
+        "accuracy": None if best is None else best["accuracy"],
+        "seconds": round(history.seconds, 1),
+        "tokens_per_second": median(record["items_per_second"] for record in history.train),
+    }
+    if options.json:
+        console.print_json(done)
+    else:
+        right = "" if best is None else f", {best['accuracy']:.1%} of held-out texts right"
+        print(f"{folder}: learned from {len(data.texts)} texts{right}; {done['tokens_per_second']:,.0f} tokens/s")
+    return 0

@@ -1,0 +1,277 @@
+"""The estimator: learn two classes of texts, or of any sequences of tokens, then say which words made it so.
+
+>>> texts = ["a good film", "a bad film", "good, very good", "bad, so bad"] * 5
+>>> model = SentimentClassifier("token-mlp", config=ClassifierConfig(epochs=30, batch=4)).fit(texts, [1, 0, 1, 0] * 5)
+>>> model.predict(["good film", "bad film"]).tolist()
+[1, 0]
+>>> explanation = model.explain("Good!")
+>>> explanation.tokens, bool(sum(explanation.weights * explanation.scores) == explanation.logit)
+(('Good', '!'), True)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from weigher.errors import RequestError
+from weigher.io.folders import CARD, CONFIG, WEIGHTS, read_folder, read_json, write_folder
+from weigher.io.vectors import read_vectors
+from weigher.tokens.explanation import Explanation
+from weigher.tokens.inputs import Label, Texts, are_texts, listed, sequences_of, split_all, two_classes
+from weigher.tokens.learning import ClassifierConfig, Progress, decide, learn, read_tokens
+from weigher.tokens.sequences import Sequences
+from weigher.tokens.token_scores import Model, ScorerConfig, TokenScorer
+from weigher.tokens.words import Vocabulary, locate_words
+from weigher.train.distribution import resolve_device
+from weigher.train.loop import History
+from weigher.train.state import load_weights
+
+_FORMAT, _VOCABULARY = "weigher.token-scores.1", "vocabulary.json"
+_MOST_IDS = 10_000_000
+_CARD = """---
+library_name: weigher
+tags: [text-classification, interpretability]
+---
+
+# Which words count: {model}
+
+- Classes: {classes}
+- Learned from {texts} texts of {words} words, {epochs} epochs, seed {seed}
+
+Load with `weigher.tokens.SentimentClassifier.from_pretrained(folder)`. Every prediction is the sum of what its words
+say, times how much each counts: `explain(text)` shows both.
+"""
+
+
+class SentimentClassifier:
+    """Two classes of texts told apart by scores that can be read word by word.
+
+    `fit(texts, labels)` takes texts, `fit(ids, labels, lengths)` padded ids `[n, t]` of any tokens, `fit(ids, labels)`
+    a list of lists of them. `predict`, `predict_proba`, `decision_function` and `score` are those of scikit-learn,
+    `explain` returns an `Explanation`. After fit: `classes_` (two labels, sorted), `vocabulary_` (None for ids),
+    `history_`, `model_`.
+    """
+
+    def __init__(
+        self,
+        model: Model | None = None,
+        *,
+        seed: int | None = None,
+        config: ClassifierConfig | None = None,
+        device: str = "auto",
+    ) -> None:
+        config = config or ClassifierConfig()
+        if model is not None:
+            config = replace(config, scorer=replace(config.scorer, model=model))
+        self.config = config if seed is None else replace(config, seed=seed)
+        self.device = resolve_device(device)
+        self.model_: TokenScorer | None = None
+        self.vocabulary_: Vocabulary | None = None
+        self.classes_: tuple[Label, ...] = ()
+        self.history_: History | None = None
+        self._texts = 0
+
+    def fit(
+        self,
+        texts: Texts,
+        labels: Iterable[Label],
+        lengths: Any = None,
+        *,
+        vectors: str | Path | None = None,
+        run_dir: str | Path | None = None,
+        resume: bool = False,
+        progress: Progress | None = None,
+    ) -> SentimentClassifier:
+        """Learn from texts, or ids of tokens, with a label each: whole numbers or words, two different ones.
+
+        `vectors` is a text file of word vectors to begin with (GloVe, word2vec); word vectors then have its width. In
+        `run_dir` go metrics and checkpoints, from which `resume` goes on. Raises RequestError for what cannot be
+        learned from, WeigherError where training fails.
+        """
+        given: Any = listed(texts) if lengths is None else texts
+        if lengths is None and are_texts(given):
+            classes, targets = two_classes(labels, len(given))
+            words = split_all(given, progress)
+            vocabulary = Vocabulary.of(words, least_count=self.config.least_count, most_words=self.config.most_words)
+            corpus, known = Sequences.of(map(vocabulary.ids, words)), len(vocabulary)
+        elif vectors is not None:
+            raise RequestError("word vectors are given with ids; only the words of texts can be looked up in them")
+        else:
+            corpus = sequences_of(given, lengths)
+            classes, targets = two_classes(labels, len(corpus))
+            vocabulary, known = None, int(corpus.tokens.max(initial=-1)) + 1
+        if not len(corpus.tokens) or not known:
+            raise RequestError(
+                f"{len(corpus)} texts are given, and none holds a token that occurs {self.config.least_count} times; "
+                "there is nothing to learn from"
+            )
+        if known > _MOST_IDS:
+            raise RequestError(f"the largest id is {known - 1}; number the tokens from 0, without such gaps")
+        config, first = self.config, {}
+        if vectors is not None and vocabulary is not None:
+            first = read_vectors(vectors, vocabulary, progress=progress)
+            width = len(next(iter(first.values())))
+            config = replace(config, scorer=replace(config.scorer, embedding=width))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            model = TokenScorer(known, config.scorer)
+        if vocabulary is not None and first:
+            rows = torch.from_numpy(vocabulary.ids(list(first)))
+            model.embedding.weight.data[rows] = torch.from_numpy(np.stack(list(first.values())))
+        self.history_ = learn(
+            model,
+            corpus,
+            targets,
+            config,
+            run_dir=None if run_dir is None else Path(run_dir),
+            resume=resume,
+            device=self.device,
+            progress=progress,
+        )
+        self.config, self.model_, self.vocabulary_ = config, model.eval(), vocabulary
+        self.classes_, self._texts = classes, len(corpus)
+        return self
+
+    def decision_function(
+        self,
+        texts: Texts,
+        lengths: Any = None,
+        *,
+        progress: Progress | None = None,
+    ) -> np.ndarray:
+        """Return the logit of the second class, float64 `[n]`; 0 for a text without words, of which nothing is known.
+
+        Raises RequestError for a model that was not fitted, and for texts where it has learned ids, or ids for texts.
+        """
+        model = self._fitted()
+        corpus = self._corpus(listed(texts) if lengths is None else texts, lengths, progress)
+        return decide(model, corpus, progress=progress)
+
+    def predict_proba(
+        self,
+        texts: Texts,
+        lengths: Any = None,
+        *,
+        progress: Progress | None = None,
+    ) -> np.ndarray:
+        """Return the probabilities of the two `classes_`, float64 `[n, 2]`."""
+        second = 0.5 * (1 + np.tanh(self.decision_function(texts, lengths, progress=progress) / 2))
+        return np.stack([1 - second, second], axis=1)
+
+    def predict(
+        self,
+        texts: Texts,
+        lengths: Any = None,
+        *,
+        progress: Progress | None = None,
+    ) -> np.ndarray:
+        """Return the likelier label of each text, `[n]`; the first of `classes_` where nothing speaks for either."""
+        logits = self.decision_function(texts, lengths, progress=progress)
+        return np.array(self.classes_)[(logits > 0).astype(int)]
+
+    def score(self, texts: Texts, labels: Iterable[Label], lengths: Any = None) -> float:
+        """Return the share of texts whose label `predict` finds, from 0 to 1."""
+        found, wanted = self.predict(texts, lengths), list(labels)
+        if len(found) != len(wanted) or not wanted:
+            raise RequestError(f"{len(found)} texts and {len(wanted)} labels are given; each text needs one label")
+        strange = next((label for label in wanted if label not in self.classes_), None)
+        if strange is not None:
+            raise RequestError(f"the label {strange!r} was not learned; this model knows {self.classes_}")
+        return float(np.mean([a == b for a, b in zip(found.tolist(), wanted, strict=True)]))
+
+    def explain(self, text: str | Sequence[int] | np.ndarray) -> Explanation:
+        """Say what each word of one text (or each of its ids) adds to the prediction.
+
+        Raises RequestError as `decision_function`.
+        """
+        model = self._fitted()
+        if self.vocabulary_ is not None and isinstance(text, str):
+            shown = text.encode("utf-8", "replace").decode("utf-8")  # half of a surrogate pair cannot be printed
+            words = locate_words(shown)
+            ids = self.vocabulary_.ids([word.word for word in words])
+            places = tuple((word.start, word.end) for word in words)
+        else:
+            ids = self._corpus([text])[0]
+            names = [str(number) for number in np.asarray(text)]
+            ends = np.cumsum([len(name) + 1 for name in names]) - 1
+            places = tuple((int(end) - len(name), int(end)) for name, end in zip(names, ends, strict=True))
+            shown = " ".join(names)
+        found = read_tokens(model, *Sequences.of([ids]).padded(np.array([0])))
+        scores, weights = (part[0, : len(ids)].double().cpu().numpy() for part in (found.scores, found.weights))
+        return Explanation(
+            text=shown,
+            tokens=tuple(shown[start:end] for start, end in places),
+            places=places,
+            known=tuple((ids < model.embedding.num_embeddings - 1).tolist()),
+            scores=scores,
+            weights=weights,
+            classes=(str(self.classes_[0]), str(self.classes_[1])),
+        )
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json`, `model.safetensors`, `vocabulary.json` (where it learned texts) and a model card."""
+        model, vocabulary = self._fitted(), self.vocabulary_
+        words = model.embedding.num_embeddings - 1
+        card = _CARD.format(
+            model=self.config.scorer.model,
+            classes=", ".join(map(str, self.classes_)),
+            texts=self._texts or "unknown",
+            words=words,
+            epochs=self.config.epochs,
+            seed=self.config.seed,
+        )
+        texts = {CARD: card}
+        if vocabulary is not None:
+            texts[_VOCABULARY] = json.dumps({"words": vocabulary.words})
+        learned = "ids" if vocabulary is None else "texts"
+        plain = {"learned": learned, "tokens": words, "classes": self.classes_, "config": asdict(self.config)}
+        write_folder(Path(folder), _FORMAT, model.state_dict(), plain, texts)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, *, device: str = "auto") -> SentimentClassifier:
+        """Load a model folder; nothing in it is executed. Raises RequestError that says what is wrong."""
+        source = Path(folder)
+        plain, weights = read_folder(source, _FORMAT)
+        words = read_json(source / _VOCABULARY) if plain.get("learned") == "texts" else None
+        try:
+            classifier = cls(config=_restored(plain["config"]), device=device)
+            classifier.vocabulary_ = None if words is None else Vocabulary(words["words"])
+            first, second = plain["classes"]
+            classifier.classes_ = (first, second)
+            model = TokenScorer(plain["tokens"], classifier.config.scorer)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise RequestError(f"{source / CONFIG} does not describe a model of this version ({error})") from error
+        if words is not None and len(classifier.vocabulary_ or ()) != plain["tokens"]:
+            raise RequestError(f"{source / _VOCABULARY} is not the vocabulary of this model; copy the folder anew")
+        load_weights(model, weights, source / WEIGHTS)
+        classifier.model_ = model.to(classifier.device).eval()
+        return classifier
+
+    def _fitted(self) -> TokenScorer:
+        if self.model_ is None:
+            raise RequestError("this classifier has learned nothing yet; call fit(texts, labels) or from_pretrained")
+        return self.model_
+
+    def _corpus(self, given: Any, lengths: Any = None, progress: Progress | None = None) -> Sequences:
+        """Texts or ids as ids that the model has vectors for."""
+        is_text = lengths is None and are_texts(given)
+        if is_text and self.vocabulary_ is not None:
+            return Sequences.of(map(self.vocabulary_.ids, split_all(given, progress)))
+        if self.vocabulary_ is not None:
+            raise RequestError("this model has learned texts, and was given ids, or something that is no text")
+        if is_text and len(given):
+            raise RequestError("this model has learned ids, and was given texts; number their words as in training")
+        corpus = sequences_of(given, lengths)
+        return Sequences(np.minimum(corpus.tokens, self._fitted().embedding.num_embeddings - 1), corpus.offsets)
+
+
+def _restored(plain: dict[str, Any]) -> ClassifierConfig:
+    scorer = {**plain["scorer"], "layers": tuple(plain["scorer"]["layers"])}
+    return ClassifierConfig(**{**plain, "scorer": ScorerConfig(**scorer)})

@@ -1,0 +1,160 @@
+"""Teaching a token scorer, and applying one to many sequences: batches of like length, memory that stays bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from weigher.errors import RequestError
+from weigher.tokens.sequences import Sequences, plan_batches
+from weigher.tokens.token_scores import ScorerConfig, TokenScorer, TokenScores
+from weigher.train.loop import History, LoopConfig, fit
+
+Progress = Callable[[str, int, int], None]
+
+_PLACES = 65_536  # tokens of a batch, padding included
+_PIECE = 4096  # longer sequences are read in pieces of this many tokens, which stay in the cache
+_ROWS = 256  # of a batch that is only applied
+_LEAST_HELD_OUT = 20
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """Everything that shapes a classifier and its training."""
+
+    scorer: ScorerConfig = field(default_factory=ScorerConfig)
+    epochs: int = 5
+    """Times each text is read."""
+    batch: int = 64
+    """Texts in a batch."""
+    learning_rate: float = 2e-3
+    """Highest learning rate."""
+    weight_decay: float = 1.0
+    """Decay of word vectors and matrices per unit of learning rate: rare words, which it shrinks most, say little."""
+    least_count: int = 2
+    """Times a word has to occur in training to have a vector of its own."""
+    most_words: int = 30_000
+    """Most words with a vector of their own; the most frequent are kept."""
+    word_dropout: float = 0.2
+    """Share of tokens that are taken for unknown ones in training, which teaches what an unknown word says."""
+    held_out: float = 0.05
+    """Share of the texts that choose the best epoch and are not learned from; none where these are under 20."""
+    longest: int = 1000
+    """Training reads this many tokens of a text; what is applied reads all."""
+    seed: int = 0
+    """Seed of everything that is drawn."""
+
+    def __post_init__(self) -> None:
+        wrong = {
+            "epochs": self.epochs < 1,
+            "batch": self.batch < 1,
+            "least_count": self.least_count < 1,
+            "most_words": self.most_words < 1,
+            "word_dropout": not 0 <= self.word_dropout < 1,
+            "held_out": not 0 <= self.held_out < 1,
+            "longest": self.longest < 1,
+        }
+        for name in (name for name, is_wrong in wrong.items() if is_wrong):
+            raise RequestError(f"{name} = {getattr(self, name)!r} is out of range; see its help text")
+
+
+Batch = tuple[Tensor, Tensor, Tensor]
+"""ids [b, t], lengths [b], targets [b] (0 or 1)."""
+
+
+def learn(
+    model: TokenScorer,
+    corpus: Sequences,
+    targets: np.ndarray,
+    config: ClassifierConfig,
+    *,
+    run_dir: Path | None = None,
+    resume: bool = False,
+    device: str | torch.device = "cpu",
+    progress: Progress | None = None,
+) -> History:
+    """Teach a model which of two classes each sequence has (`targets` 0 or 1, `[n]`), by binary cross-entropy.
+
+    Every epoch draws other neighbours; the epoch that is best on the held-out texts is kept. "items" in the records are
+    real tokens. Raises what `weigher.train.fit` raises.
+    """
+    rng = np.random.default_rng([config.seed, 0])
+    order, count = rng.permutation(len(corpus)), int(config.held_out * len(corpus))
+    held, rows = (order[:count], order[count:]) if count >= _LEAST_HELD_OUT else (order[:0], order)
+    lengths = np.minimum(corpus.lengths[rows], config.longest)
+    plan = [batch for _ in range(config.epochs) for batch in plan_batches(lengths, config.batch, _PLACES, rng)]
+    labels = torch.from_numpy(targets.astype(np.float32))
+    unknown = model.embedding.num_embeddings - 1
+
+    def batches(k: int, generator: np.random.Generator) -> Batch:
+        chosen = rows[plan[k - 1]]
+        ids, counts = corpus.padded(chosen, config.longest)
+        forgotten = torch.from_numpy(generator.random(ids.shape) < config.word_dropout)
+        return ids.masked_fill(forgotten, unknown), counts, labels[torch.from_numpy(chosen)]
+
+    def step(scorer: TokenScorer, batch: Batch) -> Mapping[str, Tensor]:
+        ids, counts, wanted = batch
+        loss = F.binary_cross_entropy_with_logits(scorer(ids, counts).logits, wanted)
+        return {"loss": loss, "items": counts.sum()}
+
+    def validate(scorer: TokenScorer) -> Mapping[str, float]:
+        logits = torch.from_numpy(decide(scorer, corpus, held))
+        loss = F.binary_cross_entropy_with_logits(logits, labels[torch.from_numpy(held)].double()).item()
+        accuracy = ((logits.numpy() > 0) == targets[held]).mean()
+        return {"score": -loss, "accuracy": float(accuracy)}
+
+    loop = LoopConfig(
+        steps=len(plan),
+        learning_rate=config.learning_rate,
+        warmup_steps=len(plan) // 20,
+        weight_decay=config.weight_decay,
+        validate_every=-(-len(plan) // config.epochs),
+        precision="float32",  # hundreds of steps of a recurrence add up their rounding
+        seed=config.seed,
+    )
+    return fit(
+        model,
+        step,
+        batches,
+        loop,
+        validate=validate if len(held) else None,
+        run_dir=run_dir,
+        resume=resume,
+        device=device,
+        progress=progress,
+    )
+
+
+@torch.no_grad()
+def read_tokens(model: TokenScorer, ids: Tensor, lengths: Tensor) -> TokenScores:
+    """Apply a model to a padded batch; a long one is read in pieces, so that its vectors need not fit in memory."""
+    device = model.embedding.weight.device
+    ids, lengths = ids.to(device), lengths.to(device)
+    return model(ids, lengths) if ids.shape[1] <= _PIECE else model.read_in_pieces(ids, lengths, _PIECE)
+
+
+def decide(
+    model: TokenScorer, corpus: Sequences, rows: np.ndarray | None = None, progress: Progress | None = None
+) -> np.ndarray:
+    """Return the logits of sequences (all, or some `rows`) in evaluation mode, float64 `[n]`; 0 for an empty one.
+
+    >>> decide(TokenScorer(9, ScorerConfig()), Sequences.of([[1, 2], []])).shape
+    (2,)
+    """
+    was_training = model.training
+    model.eval()
+    rows = np.arange(len(corpus)) if rows is None else rows
+    logits, done = np.zeros(len(rows)), 0
+    for batch in plan_batches(corpus.lengths[rows], _ROWS, _PLACES):
+        logits[batch] = read_tokens(model, *corpus.padded(rows[batch])).logits.double().cpu().numpy()
+        done += len(batch)
+        if progress is not None:
+            progress("apply", done, len(rows))
+    model.train(was_training)
+    return logits

@@ -1,0 +1,135 @@
+"""Windowed self-attention: every token looks at the `window` tokens around it, at a cost of O(t * window).
+
+    o_i = sum_j p_ij v_j,    p_ij = softmax_j(q_i . k_j / sqrt(d) + a_{j-i}),    |j - i| <= r,    window = 2 r + 1
+
+    q, k, v   queries, keys, values       [b, h, t, d], h heads
+    a         learned bias of a distance  [h, window]: attention alone does not know what comes before what
+
+The queries are cut into blocks of B = max(16, 2 r). A block is multiplied by its own keys and r more on either side, so
+that t (B + 2 r) scores are held where full attention holds t^2, and all the work is done by matrix products. PyTorch's
+fused attention takes the same blocks, but no learned bias on the way back, and was not faster
+(`benchmarks/windowed_attention.py` compares the two).
+
+Source: Beltagy, Peters, Cohan 2020, arXiv 2004.05150 (sliding window); Shaw, Uszkoreit, Vaswani 2018, arXiv 1803.02155
+(relative positions; here one number for each head and distance, as Raffel et al. 2020, arXiv 1910.10683).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from weigher.errors import RequestError
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+
+_PREFERENCE = 3.0  # e^3 : 1, so that a head in a window of 5 begins with five sixths of its weight in one place
+_LEAST_BLOCK = 16  # queries: smaller products are slower than the scores that they would save
+
+
+def window_radius(window: int) -> int:
+    """Return how far a token sees to either side; RequestError for a window that has no middle.
+
+    >>> window_radius(5)
+    2
+    """
+    if window < 1 or window % 2 == 0:
+        raise RequestError(f"window = {window}; attention needs an odd number of tokens, the middle one and its sides")
+    return window // 2
+
+
+def windowed_attention(
+    q: Float[Tensor, "b h t d"],
+    k: Float[Tensor, "b h t d"],
+    v: Float[Tensor, "b h t d"],
+    window: int,
+    *,
+    bias: Float[Tensor, "h window"] | None = None,
+    mask: Bool[Tensor, "b t"] | None = None,
+) -> Float[Tensor, "b h t d"]:
+    """Attend to the `window` tokens around each token, among those that `mask` counts.
+
+    The formula stands in the header. Shapes: q, k, v `[b, h, t, d]`, bias `[h, window]` (real; the middle column is the
+    token itself), mask `[b, t]` -> `[b, h, t, d]`. Nobody looks at a masked token, and it gives 0, whatever it holds.
+    Raises RequestError for an even window.
+
+    >>> x = torch.tensor([1.0, 3.0, 8.0]).view(1, 1, 3, 1)
+    >>> windowed_attention(torch.zeros_like(x), x, x, window=3).flatten().tolist()
+    [2.0, 4.0, 5.5]
+    """
+    radius, t = window_radius(window), q.shape[2]
+    size = max(_LEAST_BLOCK, 2 * radius)
+    count = max(1, -(-t // size))
+    fill = count * size - t
+    if mask is None:
+        mask = q.new_ones(q.shape[0], t, dtype=torch.bool)
+    real = mask[:, None, :, None]
+    q, k, v = (torch.where(real, x, 0) for x in (q, k, v))
+
+    queries = F.pad(q, (0, 0, 0, fill)).unflatten(2, (count, size))  # [b, h, count, size, d]
+    around = (radius, radius + fill)
+    keys, values = (F.pad(x, (0, 0, *around)).unfold(2, size + 2 * radius, size) for x in (k, v))
+    looked_at = F.pad(mask, around).unfold(1, size + 2 * radius, size)  # [b, count, size + 2 radius]
+
+    rows, columns = torch.arange(size, device=q.device), torch.arange(size + 2 * radius, device=q.device)
+    place = columns - rows[:, None]  # of a key in the window of a query: 0 ... 2 radius
+    inside = (place >= 0) & (place < window)
+    # a padded query sees itself, so that no softmax is without a term
+    seen = inside & (looked_at[:, None, :, None] | (place == radius))
+    scores = queries @ keys * q.shape[-1] ** -0.5  # [b, h, count, size, size + 2 radius]
+    if bias is not None:
+        scores = scores + bias[:, place.clamp(0, window - 1)][:, None]
+    shares = scores.masked_fill(~seen, -torch.inf).softmax(-1)
+    return torch.where(real, (shares @ values.mT).flatten(2, 3)[:, :, :t], 0)
+
+
+def first_bias(heads: int, window: int) -> Float[Tensor, "h window"]:
+    """Return biases under which each head begins with one place of the window, from the middle outwards.
+
+    Heads that all begin with the mean of their window have to find out by themselves that places differ, and on film
+    reviews they hardly do. More heads than places: the others begin without a preference.
+
+    >>> first_bias(3, 5).argmax(1).tolist()
+    [2, 1, 3]
+    """
+    bias = torch.zeros(heads, window)
+    outwards = sorted(range(window), key=lambda place: abs(place - window // 2))
+    for head, place in enumerate(outwards[:heads]):
+        bias[head, place] = _PREFERENCE
+    return bias
+
+
+class LocalAttention(nn.Module):
+    """A token and what it finds around it: x + W_o attention(W_q x, W_k x, W_v x), with several heads.
+
+    The skip connection keeps the word itself, and its gradient. Shapes: x `[b, t, e]`, mask `[b, t]` -> `[b, t, e]`.
+    Raises RequestError where the heads do not divide e.
+
+    >>> LocalAttention(8, window=5, heads=2)(torch.randn(3, 7, 8)).shape
+    torch.Size([3, 7, 8])
+    """
+
+    def __init__(self, embedding: int, window: int, heads: int) -> None:
+        super().__init__()
+        window_radius(window)
+        if embedding % heads:
+            raise RequestError(f"{heads} heads do not divide {embedding} channels evenly; change one of the two")
+        self.window, self.heads = window, heads
+        self.project = nn.Linear(embedding, 3 * embedding)
+        self.out = nn.Linear(embedding, embedding)
+        self.bias = nn.Parameter(first_bias(heads, window))
+        # at torch's default scale neighbours are so faint beside the word itself that "not good" is hardly ever learned
+        for matrix in (*self.project.weight.split(embedding), self.out.weight):
+            nn.init.xavier_uniform_(matrix)
+        for layer in (self.project, self.out):
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the tokens in their surroundings."""
+        q, k, v = self.project(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # [b, h, t, d] each
+        found = windowed_attention(q, k, v, self.window, bias=self.bias, mask=mask)
+        return x + self.out(found.transpose(1, 2).flatten(2))

@@ -1,0 +1,200 @@
+"""Which words count: five models of one text, each of which gives every word a score, and the logit is their sum.
+
+    logit = sum_t w_t s_t,   P(positive) = sigmoid(logit)
+
+    model             s_t, what word t says                       w_t, how much it counts
+    rnn, gru          v.h_t - v.h_{t-1}: how it moves the logit    1
+    token-mlp         f(x_t), each word alone                      1 / t
+    weighted-mlp      f(x_t)                                       softmax_t g(x_t)
+    local-attention   f(y_t), y: the words around t                softmax_t g(y_t)
+
+    x  [b, t, e]  word vectors, learned      h  [b, t, hidden]  states of a recurrence, h_0 = 0
+    y  [b, t, e]  x + windowed attention     f, g  two outputs of one small network, applied to each word
+
+The recurrent models classify by their last state: v.h_t - v.h_0 is what their scores add up to. No output has a bias
+that belongs to no word, so a text without words has the logit 0, and the scores leave nothing unexplained.
+
+Source: an exercise of a course on deep learning; attention over words as Yang et al. 2016, "Hierarchical
+attention networks". What differs: the scores of the recurrent models, several heads and learned distances in the
+attention, dropout, and word vectors that are learned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from weigher.core.weights import length_mask, normalise, softmax
+from weigher.errors import RequestError
+from weigher.tokens.local_attention import LocalAttention, window_radius
+from weigher.tokens.recurrent import GRU, Elman
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+Model = Literal["rnn", "gru", "token-mlp", "weighted-mlp", "local-attention"]
+MODELS: tuple[Model, ...] = get_args(Model)
+"""The five models, each answering "which words count?" more fully than the one before."""
+
+
+@dataclass(frozen=True)
+class ScorerConfig:
+    """Which model, and its sizes."""
+
+    model: Model = "local-attention"
+    """rnn, gru, token-mlp, weighted-mlp or local-attention."""
+    embedding: int = 100
+    """Channels of a word vector."""
+    hidden: int = 64
+    """Channels of the state (rnn, gru)."""
+    layers: tuple[int, ...] = (64, 32, 16)
+    """Hidden layers of the network that scores a word (the other three)."""
+    window: int = 5
+    """Words that one word looks at, itself included (local-attention); odd."""
+    heads: int = 5
+    """Attention heads (local-attention); they divide the embedding."""
+    dropout: float = 0.5
+    """Share of the channels of word vectors and hidden layers that are left out in training."""
+
+    def __post_init__(self) -> None:
+        if self.model not in MODELS:
+            raise RequestError(f"model = {self.model!r}; there are {', '.join(MODELS)}")
+        sizes = {"embedding": self.embedding, "hidden": self.hidden, "heads": self.heads}
+        for name, value in {**sizes, **{f"layers[{i}]": size for i, size in enumerate(self.layers)}}.items():
+            if value < 1:
+                raise RequestError(f"{name} = {value}; at least 1 is needed")
+        if not 0 <= self.dropout < 1:
+            raise RequestError(f"dropout = {self.dropout}; a share from 0 to below 1 is needed")
+        window_radius(self.window)
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether the model reads from the first word to the last."""
+        return self.model in ("rnn", "gru")
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether the model learns how much each word counts."""
+        return self.model in ("weighted-mlp", "local-attention")
+
+    @property
+    def radius(self) -> int:
+        """How many words to either side bear on the score of one."""
+        return window_radius(self.window) if self.model == "local-attention" else 0
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class TokenScores:
+    """What each token says and how much it counts, both `[b, t]` and 0 where padded."""
+
+    scores: Tensor
+    weights: Tensor
+
+    @property
+    def logits(self) -> Tensor:
+        """The logit of each row, `[b]`: sum_t w_t s_t."""
+        return (self.weights * self.scores).sum(-1)
+
+
+def logit_changes(logits: Float[Tensor, "b t"], mask: Bool[Tensor, "b t"]) -> Float[Tensor, "b t"]:
+    """Return by how much each token moved a running logit that began at 0; what they add up to is its last value.
+
+        s_t = l_t - l_{t-1},   l_0 = 0
+
+    Shapes: logits `[b, t]` (real), mask `[b, t]`, True on the first tokens of each row -> `[b, t]`.
+
+    >>> logit_changes(torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor([[True, True, False]])).tolist()
+    [[1.0, 2.0, 0.0]]
+    """
+    return torch.where(mask, logits - F.pad(logits, (1, -1)), 0)
+
+
+def token_network(inputs: int, layers: tuple[int, ...], outputs: int, dropout: float) -> nn.Sequential:
+    """Return fully connected layers with ReLU that are applied to each token alone: [*, inputs] -> [*, outputs].
+
+    >>> token_network(100, (64, 32), 1, 0.5)(torch.randn(2, 7, 100)).shape
+    torch.Size([2, 7, 1])
+    """
+    parts: list[nn.Module] = []
+    for before, after in pairwise((inputs, *layers)):
+        parts += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout)]
+    return nn.Sequential(*parts, nn.Linear((inputs, *layers)[-1], outputs))
+
+
+class TokenScorer(nn.Module):
+    """Word vectors and one of the five models over them; a padded batch gives what its rows give alone.
+
+    `words` known tokens have the ids 0 ... words - 1; the id `words` is any other.
+    Shapes: ids `[b, t]` with t >= 1, lengths `[b]` -> `TokenScores`.
+
+    >>> scorer = TokenScorer(words=10, config=ScorerConfig("weighted-mlp")).eval()
+    >>> found = scorer(torch.tensor([[1, 2, 3], [4, 0, 0]]), torch.tensor([3, 1]))
+    >>> found.weights[1].tolist(), bool(found.logits[1] == found.scores[1, 0])
+    ([1.0, 0.0, 0.0], True)
+    """
+
+    def __init__(self, words: int, config: ScorerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(words + 1, config.embedding)
+        # small, so that a word seen a few times says little
+        nn.init.normal_(self.embedding.weight, std=0.1)
+        self.dropout = nn.Dropout(config.dropout)
+        if config.is_recurrent:
+            cell = Elman if config.model == "rnn" else GRU
+            self.recurrence = cell(config.embedding, config.hidden)
+            self.head: nn.Module = nn.Linear(config.hidden, 1, bias=False)
+        else:
+            if config.model == "local-attention":
+                self.attention = LocalAttention(config.embedding, config.window, config.heads)
+            outputs = 2 if config.is_weighted else 1
+            self.head = token_network(config.embedding, config.layers, outputs, config.dropout)
+
+    def forward(self, ids: Int[Tensor, "b t"], lengths: Int[Tensor, " b"]) -> TokenScores:
+        """Return the scores and weights of the tokens."""
+        return self.read(self.embedding(ids), lengths)
+
+    def read(self, x: Float[Tensor, "b t e"], lengths: Int[Tensor, " b"]) -> TokenScores:
+        """Return the scores and weights of tokens that are given as vectors."""
+        mask = length_mask(lengths, x.shape[1])
+        x = self.dropout(torch.where(mask[..., None], x, 0))
+        if self.config.is_recurrent:
+            return self._weighed(self.head(self.recurrence(x)), mask)
+        return self._weighed(self._outputs(x, mask), mask)
+
+    def read_in_pieces(self, ids: Int[Tensor, "b t"], lengths: Int[Tensor, " b"], piece: int) -> TokenScores:
+        """Return what `forward` returns in evaluation, holding vectors and states of about `piece` tokens at a time.
+
+        A token is scored by the words around it, or by the state before it: what lies further off is not needed.
+        """
+        mask, radius = length_mask(lengths, ids.shape[1]), self.config.radius
+        outputs: list[Tensor] = []
+        state = None
+        for begin in range(0, ids.shape[1], piece):
+            first = max(0, begin - radius)
+            part = slice(first, begin + piece + radius)
+            x = torch.where(mask[:, part, None], self.embedding(ids[:, part]), 0)
+            if self.config.is_recurrent:
+                states = self.recurrence(x, state)
+                state = states[:, -1]
+                outputs.append(self.head(states))
+            else:
+                outputs.append(self._outputs(x, mask[:, part])[:, begin - first : begin - first + piece])
+        return self._weighed(torch.cat(outputs, 1), mask)
+
+    def _outputs(self, x: Tensor, mask: Tensor) -> Tensor:
+        """What is said of each token of x `[b, t, e]` by the words around it: f and, where weights are learned, g."""
+        return self.head(self.attention(x, mask) if self.config.model == "local-attention" else x)
+
+    def _weighed(self, outputs: Tensor, mask: Tensor) -> TokenScores:
+        """Outputs `[b, t, 1 or 2]`, or running logits `[b, t, 1]`, as scores and weights of the real tokens."""
+        first = outputs[..., 0]
+        if self.config.is_recurrent:
+            return TokenScores(logit_changes(first, mask), mask.to(first.dtype))
+        weights = softmax(outputs[..., 1], 1, mask) if self.config.is_weighted else normalise(mask.to(first.dtype), 1)
+        return TokenScores(torch.where(mask, first, 0), weights)

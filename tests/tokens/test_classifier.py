@@ -1,0 +1,308 @@
+"""The estimator: it learns, explains what adds up, takes any tokens, keeps its word on disk, and refuses bad input."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from weigher.errors import RequestError
+from weigher.tokens.classifier import SentimentClassifier
+from weigher.tokens.inputs import two_classes
+from weigher.tokens.learning import ClassifierConfig
+from weigher.tokens.token_scores import MODELS, ScorerConfig
+
+GOOD, BAD = ("good", "great", "fine", "lovely"), ("bad", "awful", "dull", "poor")
+FILLERS = ("the", "film", "was", "a", "story", "and", "it", "really", ",", "!")
+
+
+def reviews(count, seed=0, negate=False):
+    """Texts of 4 to 20 words whose label one word decides; with `negate`, a "not" right before it turns it around."""
+    rng = np.random.default_rng(seed)
+    texts, labels = [], []
+    for _ in range(count):
+        words = [str(word) for word in rng.choice(FILLERS, rng.integers(3, 19))]
+        label, turned = int(rng.integers(2)), bool(negate and rng.integers(2))
+        place = int(rng.integers(len(words) + 1))
+        words[place:place] = (["not"] if turned else []) + [str(rng.choice(GOOD if label != turned else BAD))]
+        if negate and not turned:  # "not" alone says nothing
+            words.append("not")
+        texts.append(" ".join(words))
+        labels.append(label)
+    return texts, labels
+
+
+def config(model="token-mlp", **more):
+    scorer = ScorerConfig(model, embedding=10, hidden=16, layers=(16,), heads=2, dropout=0.1)
+    return ClassifierConfig(
+        scorer=scorer,
+        **{"epochs": 12, "batch": 16, "learning_rate": 1e-2, "weight_decay": 0.01, "word_dropout": 0.1, **more},
+    )
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    found = {}
+
+    def get(model):
+        if model not in found:
+            found[model] = SentimentClassifier(config=config(model)).fit(*reviews(200))
+        return found[model]
+
+    return get
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_learns_and_its_words_add_up(model, fitted):
+    classifier = fitted(model)
+    texts, labels = reviews(100, seed=1)
+    assert classifier.score(texts, labels) > 0.9
+    assert classifier.predict(texts).tolist() == (classifier.predict_proba(texts)[:, 1] > 0.5).astype(int).tolist()
+    logits = classifier.decision_function(texts)
+    for text, logit in zip(texts[:20], logits, strict=False):
+        found = classifier.explain(text)
+        assert found.tokens == tuple(text.split())
+        assert sum(found.weights * found.scores) == pytest.approx(found.logit, abs=1e-12)
+        assert found.logit == pytest.approx(logit, abs=1e-5)
+        assert found.probability == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-6)
+        assert found.weights.sum() == pytest.approx(len(found.tokens) if model in ("rnn", "gru") else 1, abs=1e-6)
+
+
+def test_the_word_that_decides_stands_out(fitted):
+    found = fitted("token-mlp").explain("The film was lovely, and a really dull story!")
+    strongest = np.argsort(found.contributions)
+    assert found.tokens[strongest[-1]] == "lovely"
+    assert found.tokens[strongest[0]] == "dull"
+
+
+def test_neighbours_turn_a_word_around_where_attention_sees_them():
+    """A model of single words cannot learn it: the same words in another order have another label."""
+    texts, labels = reviews(600, negate=True)
+    held_texts, held = reviews(200, seed=1, negate=True)
+    alone = SentimentClassifier(config=config("weighted-mlp")).fit(texts, labels)
+    local = SentimentClassifier(config=config("local-attention", word_dropout=0.0)).fit(texts, labels)
+    assert alone.score(held_texts, held) < 0.7
+    assert local.score(held_texts, held) > 0.95
+    assert local.explain("the film was good and it not").prediction == "1"
+    assert local.explain("the film was not good and it").prediction == "0"
+
+
+def test_ids_of_any_tokens_padded_and_as_lists():
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 12, 300)
+    ids = rng.integers(0, 30, (300, 12))
+    lists = [row[:length].tolist() for row, length in zip(ids, lengths, strict=True)]
+    labels = [int(sum(token < 5 for token in row) > sum(token >= 25 for token in row)) for row in lists]
+    padded = SentimentClassifier(config=config(epochs=12)).fit(ids, labels, lengths)
+    assert padded.score(ids, labels, lengths) > 0.9
+    unpadded = SentimentClassifier(config=config(epochs=12)).fit(lists, labels)
+    assert np.array_equal(unpadded.decision_function(lists), padded.decision_function(torch.tensor(ids), lengths))
+    found = padded.explain([3, 28, 99])
+    assert (found.tokens, found.text) == (("3", "28", "99"), "3 28 99")
+    assert found.known == (True, True, False)
+    assert found.contributions[0] > 0 > found.contributions[1]
+
+
+def test_same_seed_same_model_and_another_seed_another():
+    texts, labels = reviews(80)
+    runs = [SentimentClassifier(config=config("gru", epochs=2), seed=seed).fit(texts, labels) for seed in (1, 1, 2)]
+    first, second, third = (run.decision_function(texts) for run in runs)
+    assert np.array_equal(first, second)
+    assert not np.array_equal(first, third)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_saved_model_is_the_model(model, fitted, tmp_path):
+    classifier, (texts, _) = fitted(model), reviews(30, seed=2)
+    classifier.save_pretrained(tmp_path / "model")
+    names = {path.name for path in (tmp_path / "model").iterdir()}
+    assert names == {"config.json", "model.safetensors", "vocabulary.json", "README.md"}
+    loaded = SentimentClassifier.from_pretrained(tmp_path / "model")
+    assert np.array_equal(loaded.decision_function(texts), classifier.decision_function(texts))
+    assert loaded.classes_ == (0, 1)
+    assert loaded.config == classifier.config
+
+
+def test_a_saved_model_of_ids_keeps_its_labels(tmp_path):
+    classifier = SentimentClassifier(config=config(epochs=2)).fit([[0, 1], [2]] * 5, ["no", "yes"] * 5)
+    classifier.save_pretrained(tmp_path)
+    assert not (tmp_path / "vocabulary.json").exists()
+    loaded = SentimentClassifier.from_pretrained(tmp_path)
+    assert loaded.classes_ == ("no", "yes")
+    assert set(loaded.predict([[0], [2], [7]]).tolist()) <= {"no", "yes"}
+    with pytest.raises(RequestError, match="has learned ids"):
+        loaded.predict(["a text"])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "cannot be read"),
+        (lambda folder: (folder / "config.json").write_text("{"), "is no JSON"),
+        (lambda folder: (folder / "config.json").write_text('{"format": "weigher.diarizer.1"}'), "weigher.diarizer.1"),
+        (lambda folder: rewrite(folder, lambda plain: plain["config"].update(colour=1)), "does not describe"),
+        (lambda folder: rewrite(folder, lambda plain: plain["config"]["scorer"].update(embedding="x")), "not describe"),
+        (lambda folder: rewrite(folder, lambda plain: plain["config"]["scorer"].update(embedding=12)), "embedding"),
+        (lambda folder: rewrite(folder, lambda plain: plain.pop("classes")), "does not describe"),
+        (lambda folder: (folder / "vocabulary.json").write_text('{"words": ["a"]}'), "not the vocabulary"),
+        (lambda folder: (folder / "vocabulary.json").unlink(), "cannot be read"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"1234"), "damaged"),
+        (lambda folder: (folder / "model.safetensors").rename(folder / "model.pt"), "a pickle"),
+    ],
+)
+def test_a_damaged_folder_is_refused(spoil, message, fitted, tmp_path):
+    fitted("token-mlp").save_pretrained(tmp_path)
+    spoil(tmp_path)
+    with pytest.raises(RequestError, match=message):
+        SentimentClassifier.from_pretrained(tmp_path)
+
+
+def rewrite(folder, change):
+    plain = json.loads((folder / "config.json").read_text())
+    change(plain)
+    (folder / "config.json").write_text(json.dumps(plain))
+
+
+def test_vectors_that_are_given_are_where_learning_begins(tmp_path):
+    texts, labels = reviews(60)
+    lines = [f"{word} {i}.5 -1 2 0\n" for i, word in enumerate((*GOOD, *BAD, "unheard"))]
+    (tmp_path / "glove.txt").write_text("".join(lines))
+    frozen = config(learning_rate=1e-12, epochs=1, least_count=1)
+    classifier = SentimentClassifier(config=frozen).fit(texts, labels, vectors=tmp_path / "glove.txt")
+    assert classifier.config.scorer.embedding == 4
+    row = classifier.vocabulary_.ids(["great"])[0]
+    assert classifier.model_.embedding.weight[row].tolist() == pytest.approx([1.5, -1, 2, 0], abs=1e-9)
+    (tmp_path / "glove.txt").write_text("good 1 nan\n")
+    with pytest.raises(RequestError, match="line 1, word 'good': the vector holds NaN"):
+        SentimentClassifier(config=config()).fit(texts, labels, vectors=tmp_path / "glove.txt")
+    with pytest.raises(RequestError, match="with ids"):
+        SentimentClassifier(config=config()).fit([[1], [2]], [0, 1], vectors=tmp_path / "glove.txt")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_empty_texts_and_texts_of_unknown_words_have_an_answer(model, fitted):
+    classifier = fitted(model)
+    assert classifier.predict_proba([""]).tolist() == [[0.5, 0.5]]
+    nothing = classifier.explain(" ")
+    assert (nothing.tokens, nothing.logit) == ((), 0.0)
+    strange = classifier.explain("zyzzyva qwerty")
+    assert strange.known == (False, False)
+    assert 0.02 < strange.probability < 0.98
+    assert np.isfinite(classifier.predict_proba(["zyzzyva", "", "good"])).all()
+    assert classifier.predict([]).tolist() == []
+    assert classifier.explain("caf\udce9 good").tokens == ("caf", "?", "good")  # half a surrogate pair
+
+
+def test_empty_texts_in_training_are_no_fault():
+    texts, labels = reviews(60)
+    with_empty = SentimentClassifier(config=config(epochs=2)).fit(["", *texts, ""], [0, *labels, 1])
+    assert np.isfinite(with_empty.decision_function(texts)).all()
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels", "lengths", "message"),
+    [
+        ([], [], None, "0 texts and 0 labels"),
+        ("good", [1], None, "one text is given"),
+        (["a a", "b b"], [1], None, "2 texts and 1 labels"),
+        (["a a", "b b"], [1, 1], None, "the labels are 1: 1 kinds"),
+        (["a a", "b b", "c"], [1, 2, 3], None, "1, 2, 3: 3 kinds"),
+        (["a a", "b b"], [0.5, 1.0], None, r"labels\[0\] is 0.5 \(float\)"),
+        (["a a", "b b"], ["1", 0], None, r"labels\[1\] is 0 \(int\)"),
+        (["a a", "b b"], [None, 1], None, r"labels\[0\] is None"),
+        (["a a", "b b"], [float("nan"), 1], None, r"labels\[0\] is nan"),
+        (["", "  "], [0, 1], None, "none holds a token"),
+        (["a", "b"], [0, 1], None, "occurs 2 times"),
+        (["a a", 7], [0, 1], None, r"texts\[0\] is str 'a a'"),
+        (["a a", None], [0, 1], None, "texts throughout"),
+        ([[0, 1], [0.5]], [0, 1], None, r"texts\[1\] is list \[0.5\]"),
+        ([[0, -1], [2]], [0, 1], None, "sequence 0 holds the id -1"),
+        (np.zeros((2, 3), int), [0, 1], None, "without lengths"),
+        (np.zeros((2, 3), int), [0, 1], [3], "2 rows of ids and 1 lengths"),
+        (np.zeros((2, 3), int), [0, 1], [3, 4], r"lengths\[1\] is 4"),
+        (np.zeros((2, 3)), [0, 1], [3, 3], "type float64"),
+        ([[1, 2], [3]], [0, 1], [2, 1], "unequal lengths"),
+        ([[0], [10**9]], [0, 1], None, "largest id is 1000000000"),
+    ],
+)
+def test_what_cannot_be_learned_from_is_refused(texts, labels, lengths, message):
+    with pytest.raises(RequestError, match=message):
+        SentimentClassifier(config=config()).fit(texts, labels, lengths)
+
+
+def test_what_cannot_be_applied_is_refused(fitted):
+    with pytest.raises(RequestError, match="learned nothing yet"):
+        SentimentClassifier().predict(["good"])
+    for wrong in ([[1, 2]], [3.5]):
+        with pytest.raises(RequestError, match="has learned texts"):
+            fitted("token-mlp").predict(wrong)
+    with pytest.raises(RequestError, match="has learned texts"):
+        fitted("token-mlp").explain([1, 2])
+    with pytest.raises(RequestError, match="one text is given"):
+        fitted("token-mlp").predict("good")
+    with pytest.raises(RequestError, match="was not learned"):
+        fitted("token-mlp").score(["good"], ["good"])
+    with pytest.raises(RequestError, match="1 texts and 2 labels"):
+        fitted("token-mlp").score(["good"], [0, 1])
+    for wrong in ({"epochs": 0}, {"held_out": 1.0}, {"word_dropout": -0.1}):
+        with pytest.raises(RequestError, match=next(iter(wrong))):
+            replace(ClassifierConfig(), **wrong)
+
+
+def test_labels_keep_their_kind():
+    assert two_classes([True, False], 2)[0] == (0, 1)
+    assert two_classes(np.array(["b", "a"]), 2)[0] == ("a", "b")
+    assert two_classes(torch.tensor([3, -1]), 2)[1].tolist() == [1, 0]
+
+
+def test_a_text_of_a_million_words(fitted):
+    """It says the same again and again: the answer is that of a thousand words, whose edges hardly count either."""
+    classifier, text = fitted("local-attention"), "the film was good ! "
+    found = classifier.explain(text * 200_000)
+    assert len(found.tokens) == 1_000_000
+    assert found.logit == pytest.approx(classifier.decision_function([text * 200])[0], abs=0.01)
+
+
+def test_a_very_long_text_in_training_is_read_up_to_its_limit():
+    texts, labels = reviews(60)
+    classifier = SentimentClassifier(config=config("gru", epochs=1, longest=50)).fit(
+        ["good " * 300_000, *texts], [1, *labels]
+    )
+    assert np.isfinite(classifier.decision_function(["good " * 2000])).all()
+
+
+def test_a_stopped_run_goes_on_to_the_same_model(tmp_path):
+    texts, labels = reviews(80)
+    whole = SentimentClassifier(config=config(epochs=3)).fit(texts, labels)
+    asked = []
+
+    def stop(stage, done, total):
+        if stage == "train" and done == 7:
+            asked.append(done)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        SentimentClassifier(config=config(epochs=3)).fit(texts, labels, run_dir=tmp_path, progress=stop)
+    again = SentimentClassifier(config=config(epochs=3)).fit(texts, labels, run_dir=tmp_path, resume=True)
+    assert asked == [7]
+    assert np.array_equal(again.decision_function(texts), whole.decision_function(texts))
+
+
+def test_held_out_texts_choose_the_epoch():
+    texts, labels = reviews(400)
+    classifier = SentimentClassifier(config=config(epochs=3, held_out=0.1)).fit(texts, labels)
+    scores = [record["score"] for record in classifier.history_.validation]
+    assert len(scores) == 3
+    assert classifier.history_.best_score == max(scores)
+    assert len(SentimentClassifier(config=config(epochs=3)).fit(texts, labels).history_.validation) == 3
+    assert not SentimentClassifier(config=config(epochs=1)).fit(texts[:99], labels[:99]).history_.validation
+
+
+def test_progress_is_told():
+    stages = set()
+    texts, labels = reviews(60)
+    classifier = SentimentClassifier(config=config(epochs=1))
+    classifier.fit(texts, labels, progress=lambda stage, done, total: stages.add(stage))
+    classifier.predict_proba(texts, progress=lambda stage, done, total: stages.add(stage))
+    assert stages == {"words", "train", "apply"}

@@ -1,0 +1,45 @@
+"""The shapes written in the signatures of the token models, checked by jaxtyping at run time (in tests only)."""
+
+import jaxtyping
+import pytest
+import torch
+from beartype import beartype
+from torch import Tensor
+
+from weigher.tokens import local_attention, recurrent, token_scores
+
+B, T, H, E, D, W = 2, 5, 3, 4, 6, 3
+X, STATE = torch.randn(B, T, E), torch.randn(B, H)
+ELMAN = (torch.randn(H, E), torch.randn(H, H), torch.randn(H))
+GATED = (torch.randn(3 * H, E), torch.randn(3 * H, H), torch.randn(3 * H))
+HEADS, MASK = torch.randn(B, H, T, D), torch.ones(B, T, dtype=torch.bool)
+
+
+@pytest.fixture
+def checked(monkeypatch):
+    """Give a function's module the names that only type checkers import, and have its annotations enforced."""
+
+    def check(module, name):
+        for annotation in ("Bool", "Float", "Int"):
+            monkeypatch.setattr(module, annotation, getattr(jaxtyping, annotation), raising=False)
+        monkeypatch.setattr(module, "Tensor", Tensor, raising=False)
+        return jaxtyping.jaxtyped(typechecker=beartype)(getattr(module, name))
+
+    return check
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "arguments", "named"),
+    [
+        (recurrent, "elman", (X, *ELMAN), {"state": STATE}),
+        (recurrent, "gru", (X, *GATED), {"state": STATE, "after_bias": torch.randn(H)}),
+        (local_attention, "windowed_attention", (HEADS,) * 3 + (W,), {"bias": torch.randn(H, W), "mask": MASK}),
+        (token_scores, "logit_changes", (torch.randn(B, T), MASK), {}),
+    ],
+)
+def test_shapes_are_as_written(checked, module, name, arguments, named):
+    function = checked(module, name)
+    function(*arguments, **named)
+    function(*arguments)
+    with pytest.raises(jaxtyping.TypeCheckError):
+        function(arguments[0][:, :, None], *arguments[1:])

@@ -1,0 +1,165 @@
+"""The five models: scores that add up, padding that says nothing, the laws, and pieces that equal the whole."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from contract import Subject, check_laws
+from weigher.errors import RequestError
+from weigher.tokens.token_scores import MODELS, ScorerConfig, TokenScorer, logit_changes
+
+
+def tiny(model, words=20, dropout=0.0, seed=0):
+    torch.manual_seed(seed)
+    config = ScorerConfig(model, embedding=6, hidden=5, layers=(16, 8), heads=2, dropout=dropout)
+    scorer = TokenScorer(words, config).double().eval()
+    nn.init.normal_(scorer.embedding.weight)
+    for name, parameter in scorer.named_parameters():
+        if parameter.dim() == 1 or name == "attention.bias":
+            nn.init.normal_(parameter)
+        if name == "recurrence.state_weight":  # else a tiny ReLU state may explode in one test, or die in the next
+            nn.init.normal_(parameter, std=0.3)
+    return scorer
+
+
+def ragged():
+    lengths = torch.tensor([40, 17, 1, 5])
+    ids = torch.randint(0, 21, (4, 40), generator=torch.Generator().manual_seed(3))
+    return ids, lengths
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_scores_add_up_and_padding_says_nothing(model):
+    scorer, (ids, lengths) = tiny(model), ragged()
+    found = scorer(ids, lengths)
+    assert torch.allclose(found.logits, (found.weights * found.scores).sum(1), rtol=0, atol=0)
+    for row, length in enumerate(lengths.tolist()):
+        assert not found.scores[row, length:].any()
+        assert not found.weights[row, length:].any()
+        alone = scorer(ids[row : row + 1, :length], lengths[row : row + 1])
+        assert torch.allclose(alone.scores[0], found.scores[row, :length], rtol=1e-12, atol=1e-12)
+        assert torch.allclose(alone.weights[0], found.weights[row, :length], rtol=1e-12, atol=1e-12)
+    if scorer.config.is_recurrent:
+        assert torch.equal(found.weights, (torch.arange(40) < lengths[:, None]).double())
+    else:
+        assert torch.allclose(found.weights.sum(1), torch.ones(4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("model", ["rnn", "gru"])
+def test_recurrent_scores_add_up_to_what_the_last_state_says(model):
+    scorer, (ids, lengths) = tiny(model), ragged()
+    states = scorer.recurrence(scorer.embedding(ids))
+    last = states[torch.arange(4), lengths - 1]
+    assert torch.allclose(scorer(ids, lengths).logits, scorer.head(last)[:, 0], rtol=1e-12, atol=1e-12)
+
+
+def test_weights_of_the_token_mlp_are_equal_and_learned_ones_are_not():
+    ids, lengths = ragged()
+    assert torch.allclose(tiny("token-mlp")(ids, lengths).weights[1, :17], torch.tensor(1 / 17, dtype=torch.float64))
+    for model in ("weighted-mlp", "local-attention"):
+        assert tiny(model)(ids, lengths).weights[1, :17].std() > 1e-3
+
+
+def test_a_word_alone_says_the_same_anywhere_only_without_context():
+    ids = torch.tensor([[3, 4, 5, 6], [9, 3, 8, 7]])
+    lengths = torch.tensor([4, 4])
+    for model in MODELS:
+        scores = tiny(model)(ids, lengths).scores
+        same = torch.allclose(scores[0, 0], scores[1, 1], rtol=1e-9)
+        assert same == (model in ("token-mlp", "weighted-mlp")), model
+
+
+@pytest.mark.parametrize("distance", [2, 3])
+def test_local_attention_sees_as_far_as_its_window(distance):
+    scorer, ids = tiny("local-attention"), torch.arange(12)[None]
+    other = ids.clone()
+    other[0, 5 + distance] = 15
+    length = torch.tensor([12])
+    same = torch.allclose(scorer(ids, length).scores[0, 5], scorer(other, length).scores[0, 5], rtol=1e-12)
+    assert same == (distance > 2)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("piece", [1, 7, 64])
+def test_pieces_equal_the_whole(model, piece):
+    scorer, (ids, lengths) = tiny(model), ragged()
+    whole, pieces = scorer(ids, lengths), scorer.read_in_pieces(ids, lengths, piece)
+    assert torch.allclose(pieces.scores, whole.scores, rtol=1e-12, atol=1e-12)
+    assert torch.allclose(pieces.weights, whole.weights, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_laws(model, tmp_path):
+    scorer = tiny(model)
+
+    def call_of(scorer):
+        by_dtype = {torch.float64: scorer, torch.bfloat16: copy.deepcopy(scorer).bfloat16()}
+
+        def call(x, weight=None):
+            lengths = torch.full((len(x),), x.shape[1]) if weight is None else weight.sum(1)
+            return by_dtype[x.dtype].read(x, lengths).logits
+
+        return call
+
+    def reload():
+        torch.save(scorer.state_dict(), tmp_path / "scorer.pt")
+        fresh = tiny(model, seed=9)
+        fresh.load_state_dict(torch.load(tmp_path / "scorer.pt", weights_only=True))
+        return call_of(fresh)
+
+    check_laws(
+        Subject(
+            name=model,
+            call=call_of(scorer),
+            inputs=lambda b, t, g: (torch.randn(b, t, 6, dtype=torch.float64, generator=g),),
+            weights="mask",
+            ordered=True,
+            reload=reload,
+        )
+    )
+
+
+@pytest.mark.parametrize("model", ["token-mlp", "weighted-mlp"])
+def test_order_is_nothing_to_models_of_single_words(model):
+    scorer, ids = tiny(model), torch.arange(9)[None]
+    order = torch.randperm(9)
+    found, turned = scorer(ids, torch.tensor([9])), scorer(ids[:, order], torch.tensor([9]))
+    assert torch.allclose(found.scores[:, order], turned.scores)
+    assert torch.allclose(found.weights[:, order], turned.weights)
+    assert torch.allclose(found.logits, turned.logits)
+
+
+def test_logit_changes_are_differences_that_stop_with_the_text():
+    logits = torch.tensor([[1.0, 4.0, 9.0], [2.0, 7.0, 5.0]])
+    mask = torch.tensor([[True, True, True], [True, True, False]])
+    assert logit_changes(logits, mask).tolist() == [[1, 3, 5], [2, 5, 0]]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_dropout_is_for_training_alone(model):
+    scorer, (ids, lengths) = tiny(model, dropout=0.5), ragged()
+    assert torch.equal(scorer(ids, lengths).logits, scorer(ids, lengths).logits)
+    scorer.train()
+    assert not torch.equal(scorer(ids, lengths).logits, scorer(ids, lengths).logits)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"model": "lstm"}, "there are rnn, gru"),
+        ({"hidden": 0}, "hidden = 0"),
+        ({"layers": (8, 0)}, r"layers\[1\] = 0"),
+        ({"window": 4}, "odd number"),
+        ({"dropout": 1.0}, "dropout = 1.0"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused(wrong, message):
+    with pytest.raises(RequestError, match=message):
+        ScorerConfig(**wrong)
+
+
+def test_lengths_beyond_the_batch_are_refused():
+    with pytest.raises(RequestError, match="lengths"):
+        tiny("token-mlp")(torch.zeros(1, 3, dtype=torch.long), torch.tensor([4]))
