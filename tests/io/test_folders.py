@@ -1,6 +1,7 @@
 """Model folders: what is written is read, all files or none, and nothing that could run."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -33,6 +34,16 @@ def test_a_failure_leaves_the_old_folder_as_it_was(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="broken disk"):
         write(tmp_path, 2.0)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_no_file_takes_its_place_before_all_are_on_the_disk(tmp_path, monkeypatch):
+    done = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *given, name=name, real=real: (done.append(name), real(*given))[1])
+    write(tmp_path)
+    assert done[:3] == ["fsync"] * 3
+    assert done.count("replace") == 3
 
 
 def test_numbers_that_json_lacks_are_refused_before_anything_is_written(tmp_path):

@@ -20,7 +20,7 @@ from weigher.errors import RequestError, WeigherError
 from weigher.io.audio import audio_seconds, write_audio
 from weigher.io.features import Features, write_features
 from weigher.io.rttm import read_rttm
-from weigher.recordings import apply_archive as module
+from weigher.recordings import archive_files
 from weigher.recordings.apply_archive import ArchiveReport, apply_archive
 from weigher.recordings.archive_files import LIBSNDFILE_SUFFIXES, Source, find_recordings
 from weigher.recordings.configs import from_plain
@@ -162,7 +162,7 @@ def test_a_full_disk_stops_the_work(archive, models, tmp_path, monkeypatch):
     def full(*_):
         raise WeigherError("the disk is full")
 
-    monkeypatch.setattr(module, "save", full)
+    monkeypatch.setattr(archive_files, "save", full)
     with pytest.raises(WeigherError, match="the disk is full"):
         apply(models[0], [archive], tmp_path / "out")
 

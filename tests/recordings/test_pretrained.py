@@ -112,11 +112,11 @@ def test_a_file_is_missing(name, tmp_path):
         (b'{"format": "weigher.diarizer.1"', "no JSON"),
         (b"\xff\xfe\x00", "no JSON"),
         (b"[" * 100_000, "no JSON"),
-        (b"[]", "does not describe a diarizer"),
-        (b"null", "does not describe a diarizer"),
-        (b"{}", "does not describe a diarizer"),
-        (b'{"format": "weigher.diarizer.2"}', "does not describe a diarizer"),
-        (b'{"model_type": "wavlm"}', "does not describe a diarizer"),
+        (b"[]", "needed is 'weigher.diarizer.1'"),
+        (b"null", "needed is 'weigher.diarizer.1'"),
+        (b"{}", "needed is 'weigher.diarizer.1'"),
+        (b'{"format": "weigher.diarizer.2"}', "needed is 'weigher.diarizer.1'"),
+        (b'{"model_type": "wavlm"}', "needed is 'weigher.diarizer.1'"),
     ],
 )
 def test_a_configuration_that_is_not_ours(content, told, tmp_path):
@@ -215,7 +215,7 @@ def test_a_disk_that_fills_while_files_are_forced_out(survives, tmp_path, monkey
 def test_nothing_is_left_of_a_model_that_cannot_be_written(tmp_path):
     with pytest.raises(TypeError):
         save_folder(tmp_path / "model", tiny(), {"config": object()}, "")
-    assert not any((tmp_path / "model").iterdir())
+    assert not (tmp_path / "model").exists()
 
 
 def test_a_place_where_no_folder_can_be(tmp_path):

@@ -41,13 +41,11 @@ def write_folder(
     contents = {CONFIG: json.dumps({"format": kind, **config}, indent=2, allow_nan=False), **texts}
     with ExitStack() as stack:
         # the files close from the last to the first, so that new settings never stand beside old weights
-        file = stack.enter_context(writing(folder / WEIGHTS))
-        file.write(safetensors.torch.save(plain, metadata={"format": "pt"}))
-        file.flush()
-        os.fsync(file.fileno())
-        for name, text in contents.items():
-            file = stack.enter_context(writing(folder / name, "w"))
-            file.write(text)
+        files = [stack.enter_context(writing(folder / name)) for name in (WEIGHTS, *contents)]
+        files[0].write(safetensors.torch.save(plain, metadata={"format": "pt"}))
+        for file, text in zip(files[1:], contents.values(), strict=True):
+            file.write(text.encode())
+        for file in files:  # none takes its place before all are on the disk
             file.flush()
             os.fsync(file.fileno())
 

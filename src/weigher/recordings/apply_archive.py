@@ -16,7 +16,6 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -26,31 +25,17 @@ from weigher.recordings.archive_files import (
     LIBSNDFILE_SUFFIXES,
     Format,
     Job,
+    Outcome,
     Source,
+    apply_one,
     find_recordings,
     fingerprint,
-    made_with,
-    save,
     standing,
 )
 from weigher.recordings.decode import choose_slots
 from weigher.recordings.diarizer import Diarizer
 
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one recording: its `name` in the archive, and the number of people found where there is one.
-
-    "done": a new result; "redone": one that replaced a result made with something else; "kept": it was finished before;
-    "failed": there is none, for `reason`.
-    """
-
-    source: Source
-    status: Literal["done", "redone", "kept", "failed"]
-    people: int = 0
-    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -150,24 +135,6 @@ def _sorted_out(job: Job, sources: Sequence[Source]) -> tuple[list[Outcome], lis
         else:
             left.append(source)
     return outcomes, left
-
-
-def apply_one(diarizer: Diarizer, job: Job, source: Source) -> Outcome:
-    """Apply the model to one recording and write the result; what is wrong with the recording is in the outcome.
-
-    Raises WeigherError where no recording could be done (the disk is full).
-    """
-    try:
-        replaces, made = standing(job, source)[0] == "stale", made_with(job, source)
-        result = diarizer.predict(source.path, file_id=source.name, **job.bounds)
-        save(job, source, result, made)
-    except RequestError as error:
-        return Outcome(source, "failed", reason=str(error))
-    except WeigherError:
-        raise
-    except Exception as error:  # one odd recording in a hundred thousand does not cost the others theirs
-        return Outcome(source, "failed", reason=f"{source.path}: {type(error).__name__}: {error}")
-    return Outcome(source, "redone" if replaces else "done", len(result.speakers))
 
 
 _WORKER: dict[str, tuple[Diarizer, Job]] = {}  # of this process, where it is one of several

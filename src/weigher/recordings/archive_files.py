@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
-from weigher.errors import RequestError
+from weigher.errors import RequestError, WeigherError
 from weigher.io.atomic import writing
 from weigher.io.audio import AUDIO_SUFFIXES
-from weigher.recordings.pretrained import CONFIG, WEIGHTS
+from weigher.io.folders import CONFIG, WEIGHTS
+from weigher.recordings.diarizer import Diarizer
 from weigher.recordings.result import Diarization
 
 Format = Literal["rttm", "json", "csv", "audacity", "elan"]
@@ -71,6 +72,20 @@ class Job:
     def bounds(self) -> Bounds:
         """The bounds on the number of people."""
         return Bounds(min_speakers=self.min_speakers, max_speakers=self.max_speakers, num_speakers=self.num_speakers)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one recording: its `name` in the archive, and the number of people found where there is one.
+
+    "done": a new result; "redone": one that replaced a result made with something else; "kept": it was finished before;
+    "failed": there is none, for `reason`.
+    """
+
+    source: Source
+    status: Literal["done", "redone", "kept", "failed"]
+    people: int = 0
+    reason: str = ""
 
 
 def find_recordings(places: Sequence[Path], suffixes: frozenset[str]) -> list[Source]:
@@ -168,6 +183,24 @@ def save(job: Job, source: Source, result: Diarization, made: dict[str, Any]) ->
     record = {**result.to_dict(), "made_with": made, "formats": sorted({*job.formats, *others})}
     with writing(_place(job, source, "json"), "w") as file:
         json.dump(record, file, indent=2, allow_nan=False)
+
+
+def apply_one(diarizer: Diarizer, job: Job, source: Source) -> Outcome:
+    """Apply the model to one recording and write the result; what is wrong with the recording is in the outcome.
+
+    Raises WeigherError where no recording could be done (the disk is full).
+    """
+    try:
+        replaces, made = standing(job, source)[0] == "stale", made_with(job, source)
+        result = diarizer.predict(source.path, file_id=source.name, **job.bounds)
+        save(job, source, result, made)
+    except RequestError as error:
+        return Outcome(source, "failed", reason=str(error))
+    except WeigherError:
+        raise
+    except Exception as error:  # one odd recording in a hundred thousand does not cost the others theirs
+        return Outcome(source, "failed", reason=f"{source.path}: {type(error).__name__}: {error}")
+    return Outcome(source, "redone" if replaces else "done", len(result.speakers))
 
 
 def as_text(result: Diarization, kind: Format, media: Path) -> str:

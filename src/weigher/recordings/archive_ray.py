@@ -14,8 +14,7 @@ from typing import Any, cast
 import torch
 
 from weigher.errors import RequestError, WeigherError
-from weigher.recordings.apply_archive import Outcome, apply_one
-from weigher.recordings.archive_files import Job, Source
+from weigher.recordings.archive_files import Job, Outcome, Source, apply_one
 from weigher.recordings.diarizer import Diarizer
 
 _BLOCKS_PER_WORKER = 50  # recordings are handed out in so many portions: a slow one then holds up few others
