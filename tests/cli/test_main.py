@@ -35,6 +35,13 @@ def test_help_and_version_import_nothing_heavy(flag):
     assert done.stdout.endswith("[] 0\n")
 
 
+def test_python_dash_m_weigher_is_the_same_command():
+    done = subprocess.run([sys.executable, "-m", "weigher", "score"], capture_output=True, text=True, check=False)
+    assert done.returncode == cli.BAD_REQUEST
+    printed = subprocess.check_output([sys.executable, "-m", "weigher", "--version"], text=True)
+    assert printed == f"weigher {__version__}\n"
+
+
 def test_help_has_one_line_for_each_verb(capsys):
     assert cli.main(["--help"]) == 0
     lines = capsys.readouterr().out.splitlines()

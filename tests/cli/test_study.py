@@ -1,3 +1,4 @@
+import importlib
 import json
 from pathlib import Path
 
@@ -12,6 +13,7 @@ FAKES = Path(__file__).parents[1] / "studies" / "fakes"
 
 @pytest.fixture(autouse=True)
 def only_the_fake(monkeypatch, tmp_path):
+    importlib.import_module("weigher.cli.study")  # while the folder that it imports from is still in its place
     monkeypatch.setattr(weigher.studies, "__path__", [str(FAKES)])
     monkeypatch.setattr(harness, "_root", lambda: tmp_path / "checkout")
     monkeypatch.delenv("WEIGHER_DATA", raising=False)

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from contract import Subject, check_laws
 from weigher.errors import RequestError
-from weigher.tokens.local_attention import LocalAttention, window_radius, windowed_attention
+from weigher.tokens.local_attention import LocalAttention, first_bias, window_radius, windowed_attention
 
 
 def full_attention(q, k, v, window, bias=None):
@@ -159,6 +159,14 @@ def test_the_layer_equals_torch_multihead_attention_behind_a_band():
     hidden = (torch.arange(30) - torch.arange(30)[:, None]).abs() > 2
     expected = x + theirs(x, x, x, attn_mask=hidden, need_weights=False)[0]
     assert torch.allclose(layer(x), expected)
+
+
+def test_heads_begin_with_places_of_their_own_from_the_middle_outwards():
+    shares = first_bias(7, 5).softmax(-1)
+    assert shares.argmax(1)[:5].tolist() == [2, 1, 3, 0, 4]
+    assert shares[:5].amax(1).min() > 0.8
+    assert torch.allclose(shares[5:], torch.tensor(0.2))
+    assert first_bias(3, 17).argmax(1).tolist() == [8, 7, 9]
 
 
 def test_the_learned_bias_tells_before_from_after():

@@ -56,7 +56,7 @@ def read_folder(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tens
     Raises RequestError where the folder is missing, incomplete, damaged, of another kind, or holds only a pickle.
     """
     if not folder.is_dir():
-        raise RequestError(f"there is no model folder {folder}; give the folder that save_pretrained wrote")
+        raise RequestError(f"there is no model folder {folder}; give the folder of a trained model (RUN/model)")
     weights = folder / WEIGHTS
     if not weights.is_file():
         pickles = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLES)

@@ -35,12 +35,12 @@ class ClassifierConfig:
     """Texts in a batch."""
     learning_rate: float = 2e-3
     """Highest learning rate."""
-    weight_decay: float = 1.0
-    """Decay of word vectors and matrices per unit of learning rate: rare words, which it shrinks most, say little."""
+    weight_decay: float = 0.1
+    """Decay of word vectors and matrices per unit of learning rate."""
     least_count: int = 2
     """Times a word has to occur in training to have a vector of its own."""
-    most_words: int = 30_000
-    """Most words with a vector of their own; the most frequent are kept."""
+    most_words: int = 10_000
+    """Most words with a vector of their own; rare ones, mostly names, would be learned by heart."""
     word_dropout: float = 0.2
     """Share of tokens that are taken for unknown ones in training, which teaches what an unknown word says."""
     held_out: float = 0.05

@@ -59,7 +59,7 @@ class ScorerConfig:
     heads: int = 5
     """Attention heads (local-attention); they divide the embedding."""
     dropout: float = 0.5
-    """Share of the channels of word vectors and hidden layers that are left out in training."""
+    """Share of the channels of word vectors that are left out in training; the narrow layers above bear none."""
 
     def __post_init__(self) -> None:
         if self.model not in MODELS:
@@ -114,15 +114,15 @@ def logit_changes(logits: Float[Tensor, "b t"], mask: Bool[Tensor, "b t"]) -> Fl
     return torch.where(mask, logits - F.pad(logits, (1, -1)), 0)
 
 
-def token_network(inputs: int, layers: tuple[int, ...], outputs: int, dropout: float) -> nn.Sequential:
+def token_network(inputs: int, layers: tuple[int, ...], outputs: int) -> nn.Sequential:
     """Return fully connected layers with ReLU that are applied to each token alone: [*, inputs] -> [*, outputs].
 
-    >>> token_network(100, (64, 32), 1, 0.5)(torch.randn(2, 7, 100)).shape
+    >>> token_network(100, (64, 32), 1)(torch.randn(2, 7, 100)).shape
     torch.Size([2, 7, 1])
     """
     parts: list[nn.Module] = []
     for before, after in pairwise((inputs, *layers)):
-        parts += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout)]
+        parts += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*parts, nn.Linear((inputs, *layers)[-1], outputs))
 
 
@@ -153,7 +153,7 @@ class TokenScorer(nn.Module):
             if config.model == "local-attention":
                 self.attention = LocalAttention(config.embedding, config.window, config.heads)
             outputs = 2 if config.is_weighted else 1
-            self.head = token_network(config.embedding, config.layers, outputs, config.dropout)
+            self.head = token_network(config.embedding, config.layers, outputs)
 
     def forward(self, ids: Int[Tensor, "b t"], lengths: Int[Tensor, " b"]) -> TokenScores:
         """Return the scores and weights of the tokens."""
