@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from weigher.cli import console
-from weigher.errors import RequestError, WeigherError
+from weigher.cli.main import run_as_command
+from weigher.errors import RequestError
 
 if TYPE_CHECKING:
     from weigher.io.voices import Voices
@@ -47,7 +48,7 @@ class Options:
     """Steps of the first phase."""
     weigh_steps: int = 220
     """Steps of the last phase."""
-    tests: int = 16
+    tests: int = 48
     """Recordings of the unseen people."""
     seed: int = 0
     """Seed of everything."""
@@ -55,18 +56,12 @@ class Options:
 
 def main(argv: Sequence[str] | None = None, config: DiarizerConfig | None = None) -> int:
     """Run the demo as a command; returns the exit code, with the same meaning as those of `weigher`."""
-    try:
+
+    def work() -> int:
         demonstrate(tyro.cli(Options, prog="weigher.cli.demo", args=argv), config)
-    except RequestError as error:
-        console.message(f"demo: {error}")
-        return 2
-    except (WeigherError, OSError) as error:
-        console.message(f"demo: {error}")
-        return 1
-    except KeyboardInterrupt:
-        console.message("demo: interrupted")
-        return 130
-    return 0
+        return 0
+
+    return run_as_command("demo", work)
 
 
 def demonstrate(options: Options, config: DiarizerConfig | None = None) -> None:

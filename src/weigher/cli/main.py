@@ -31,19 +31,24 @@ SUCCESS, FAILED, BAD_REQUEST, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one ``weigher`` command and return its exit code.
 
-    0: done. 1: the work failed. 2: the request cannot be served. 130: interrupted by Ctrl-C. 141: the reader of our
-    standard output went away. Failures of these kinds are one message on stderr; anything else is a fault in weigher
-    and keeps its traceback.
-
     >>> main(["--version"])
     weigher 0.1.0
     0
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     verb = arguments[0] if arguments else ""
-    command = f"weigher {verb}" if verb in VERBS else "weigher"
+    return run_as_command(f"weigher {verb}" if verb in VERBS else "weigher", lambda: _run(verb, arguments[1:]))
+
+
+def run_as_command(command: str, work: Callable[[], int]) -> int:
+    """Run ``work``, which returns an exit code, and turn its failures into exit codes too.
+
+    0: done. 1: the work failed. 2: the request cannot be served. 130: interrupted by Ctrl-C. 141: the reader of our
+    standard output went away. Failures of these kinds are one message on stderr; anything else is a fault in weigher
+    and keeps its traceback.
+    """
     try:
-        code = _run(verb, arguments[1:])
+        code = work()
         sys.stdout.flush()
         return code
     except RequestError as error:
