@@ -171,6 +171,8 @@ def test_bounds_on_the_number_of_people_are_honoured(model, tests, long, which):
 def test_more_people_than_are_heard_can_be_asked_for_in_a_long_recording(model):
     values = talk(("Ann",), np.random.default_rng(3), turns=40)[0]
     assert len(model.predict(values, num_speakers=3).speakers) == 3
+    assert model.config.model.weigher.slots < 5
+    assert len(model.predict(values, num_speakers=5).speakers) == 5  # as the windows differ in who is there
     with pytest.raises(RequestError, match="slots"):
         model.predict(values, num_speakers=300)
 

@@ -261,6 +261,21 @@ def joined_by_definition(linker, threshold, most):
     return np.array([unit(total) for total, _ in people])
 
 
+def test_people_can_be_held_apart_beyond_the_threshold():
+    """Four people, two in each window, in two of whom nobody would tell the voices apart."""
+    names = unit(directions(4) + 3 * directions(5)[4])  # cosines of 0.9
+    windows = [(0, 1), (2, 3), (0, 1), (2, 3)]
+    easy, held = Linker(0.5), Linker(0.5, hold=True)
+    for place, there in enumerate(windows):
+        for linker in (easy, held):
+            linker.add(20 * place, np.ones((20, 2)), np.full(2, 0.9), names[list(there)])
+    assert len(easy.finish(80).confidence) == len(held.finish(80).confidence) == 2
+    found = held.finish(80, least=4, most=4)
+    for column, person in enumerate(match_columns(found, names)):
+        says = [person in there for there in windows]
+        assert (found.tracks[:, column] > 0).reshape(4, 20).all(1).tolist() == says
+
+
 @pytest.mark.parametrize("most", [None, 5, 3])
 def test_joining_is_that_of_the_definition(most):
     rng, linker = np.random.default_rng(3), Linker(0.6)

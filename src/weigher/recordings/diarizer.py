@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from weigher.errors import RequestError
 from weigher.io.audio import SAMPLE_RATE, audio_seconds, stream_audio
@@ -190,8 +189,8 @@ class Diarizer:
         """
         model = self._fitted()
         linker = Linker(self.config.link_threshold)
-        # where more people are asked for than are heard for sure, the likeliest slots of each window stand in
-        insistent = Linker(self.config.link_threshold)
+        # where more people are asked for than are found, the likeliest slots of each window stay apart to the end
+        insistent = Linker(self.config.link_threshold, hold=True)
         least = (min_speakers if num_speakers is None else num_speakers) or 0
         seconds, frames = 0.0, 0
         single: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
@@ -211,9 +210,9 @@ class Diarizer:
             tracks, confidence, embeddings = single
         else:
             most = num_speakers if num_speakers is not None else max_speakers
-            linked = linker.finish(frames, most=most)
+            linked = linker.finish(frames, least=least, most=most)
             if len(linked.confidence) < least:
-                linked = insistent.finish(frames, most=most)
+                linked = insistent.finish(frames, least=least, most=most)
             tracks, confidence, embeddings = linked.tracks, linked.confidence, linked.embeddings
         decoded = decode_slots(
             tracks,
@@ -309,7 +308,7 @@ class Diarizer:
 
     @torch.inference_mode()
     def _weigh(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Tracks [t, n], confidence [n] and unit embeddings [n, e] of one window."""
+        """Tracks [t, n], confidence [n] and voices [n, e] (unit embeddings) of one window."""
         model = self._fitted()
         slots = self.config.model.weigher.slots
         if len(values) == 0:
@@ -317,10 +316,8 @@ class Diarizer:
             return np.zeros((0, slots), np.float32), np.zeros(slots, np.float32), np.zeros((slots, size), np.float32)
         tensor = torch.as_tensor(np.asarray(values, np.float32), device=self.device)[None]
         out = model(tensor, torch.tensor([len(values)], device=self.device))
-        embeddings = F.normalize(out.embeddings, dim=-1)
-        tracks, confidence, vectors = (
-            part[0].float().cpu().numpy() for part in (out.tracks, out.confidence, embeddings)
-        )
+        voices = model.voice(out.embeddings)
+        tracks, confidence, vectors = (part[0].float().cpu().numpy() for part in (out.tracks, out.confidence, voices))
         return tracks, confidence, vectors
 
     def _card(self) -> str:

@@ -1,4 +1,4 @@
-"""Gathering: the stretches of an archive that are clearly one person's, and quiet ones, found by the teacher."""
+"""Gathering what training goes on with: clear stretches of one person, quiet ones, and in the end all voices."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from weigher.core.matching import match
 from weigher.recordings.archive import Archive
 from weigher.recordings.model import RecordingModel
 from weigher.recordings.recompose import Stretches, runs
@@ -17,6 +18,8 @@ from weigher.recordings.teacher import TeacherConfig, clear_frames
 
 _STRETCH_SECONDS = 0.4
 _QUIET_SECONDS = 0.2
+_VOICE_SECONDS = 30.0  # heard of a recording for its voices
+_MOST_RECORDINGS = 1000  # that are heard for voices: some thousand vectors are enough for 256 dimensions
 _HELD_OUT = 20  # one recording in so many validates what is learned
 
 
@@ -60,6 +63,32 @@ def gather(
         if progress is not None:
             progress("gather", len(found), len(archive.values))
     return Stretches(*np.concatenate(found).T)
+
+
+@torch.inference_mode()
+def gather_voices(model: RecordingModel, head: nn.Module, archive: Archive) -> tuple[np.ndarray, np.ndarray]:
+    """After training: embeddings [m, e] of the slots that answer for the casts, and their label numbers int [m].
+
+    The labels of a cast are given to slots one to one, by the head; slots that are less than half sure stay out. The
+    first 30 s of a recording are heard, and of a large archive 1,000 recordings.
+    """
+    device = next(head.parameters()).device
+    model.to(device).eval()
+    head.eval()
+    steps = round(_VOICE_SECONDS / model.step_seconds)
+    chosen = np.unique(np.linspace(0, len(archive.values) - 1, _MOST_RECORDINGS).round().astype(int))
+    heard = [archive.values[index][:steps] for index in chosen]
+    vectors, labels = [np.empty((0, model.encoder.config.embedding), np.float32)], [np.empty(0, int)]
+    for rows in _alike(heard):
+        values = torch.as_tensor(np.stack([heard[i] for i in rows]).astype(np.float32), device=device)
+        out = model(values, torch.full((len(rows),), values.shape[1], device=device))
+        cast = archive.cast_table()[chosen[rows]].to(device)
+        logits = head(out.embeddings).gather(2, cast.clamp(min=0)[:, None].expand(-1, out.embeddings.shape[1], -1))
+        pairs = match(-logits, (cast >= 0).sum(1))
+        sure = out.confidence[pairs.batch, pairs.slot] >= 0.5
+        vectors.append(out.embeddings[pairs.batch, pairs.slot][sure].float().cpu().numpy())
+        labels.append(cast[pairs.batch, pairs.label][sure].cpu().numpy())
+    return np.concatenate(vectors), np.concatenate(labels)
 
 
 def _alike(values: Sequence[np.ndarray], most: int = 16) -> Iterator[list[int]]:

@@ -7,6 +7,9 @@
 3. weigh    new conversations from those stretches, times known by construction (`weigher.recordings.recompose`); the
             whole model learns by the set loss (`weigher.recordings.loss`)
 
+In the end the slots of the training recordings, named by the head, show how voices are best compared
+(`weigher.recordings.voice_space`).
+
 With `times` (who speaks when on the training recordings) steps 1 and 2 take them in place of the teacher: the same
 network trained with full time labels, the upper bound of every study. Both phases run on the one loop of
 `weigher.train`.
@@ -15,6 +18,7 @@ network trained with full time labels, the upper bound of every study. Both phas
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,8 +28,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weigher.core.matching import Matching, match
+from weigher.errors import RequestError
 from weigher.recordings.archive import Archive, crops, hide_bands
-from weigher.recordings.gather import gather, hold_out
+from weigher.recordings.gather import gather, gather_voices, hold_out
 from weigher.recordings.loss import LossConfig, set_loss
 from weigher.recordings.model import LabelHead, RecordingModel
 from weigher.recordings.recompose import RecomposeConfig, Recomposer, Stretches
@@ -135,6 +140,9 @@ def learn(
         validate=validate,
         progress=progress,
     )
+    voices, people = gather_voices(model, listener.head, archive)
+    with suppress(RequestError):  # too few to learn from: voices are compared as they are
+        model.voice.fit(voices, people)
     return listened, weighed
 
 

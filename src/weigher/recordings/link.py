@@ -52,6 +52,8 @@ class Linked:
 class Linker:
     """Collects windows in order of time; `threshold` is the cosine from which two embeddings are one person.
 
+    With `hold` nobody is joined before the end, which can tell more people apart than any one window shows.
+
     >>> linker = Linker(threshold=0.5)
     >>> for first in (0, 8):
     ...     linker.add(first, np.ones((10, 1)), np.array([0.9]), np.array([[1.0, 0.0]]))
@@ -59,14 +61,15 @@ class Linker:
     (18, 1)
     """
 
-    def __init__(self, threshold: float) -> None:
+    def __init__(self, threshold: float, *, hold: bool = False) -> None:
         self.threshold = threshold
+        self.hold = hold
         self.people: list[_Person] = []
         self.count = 0
 
     def add(self, first: int, tracks: np.ndarray, confidence: np.ndarray, embeddings: np.ndarray) -> None:
         """Add a window: its first frame, tracks [t, n], confidence [n] and unit embeddings [n, e] of its slots."""
-        score = self._scores(first, tracks, embeddings)
+        score = np.empty(0) if self.hold else self._scores(first, tracks, embeddings)
         taken: dict[int, int] = {}
         if score.size:
             for slot, person in zip(*linear_sum_assignment(-score), strict=True):
@@ -101,12 +104,13 @@ class Linker:
                 score[:, column] += _AGREEMENT * np.where(either > 1, both / np.maximum(either, 1e-9), 0.0)
         return score
 
-    def finish(self, frames: int, *, most: int | None = None) -> Linked:
+    def finish(self, frames: int, *, least: int = 0, most: int | None = None) -> Linked:
         """Join people who are alike, and on until at most `most` are left (or the rest met in a window).
 
-        The tracks are `frames` long. `most` None, or more than 100, is 100.
+        The tracks are `frames` long. Nobody is joined where only `least` people are left. `most` None, or more than
+        100, is 100.
         """
-        people = self._joined(_MOST_PEOPLE if most is None else min(most, _MOST_PEOPLE))
+        people = self._joined(_MOST_PEOPLE if most is None else min(most, _MOST_PEOPLE), least)
         tracks = np.zeros((frames, len(people)), np.float32)
         for column, person in enumerate(people):
             _lay(tracks[:, column], person.pieces)
@@ -117,7 +121,7 @@ class Linker:
             embeddings=np.array([person.mean for person in people]).reshape(len(people), size),
         )
 
-    def _joined(self, most: int | None) -> list[_Person]:
+    def _joined(self, most: int, least: int = 0) -> list[_Person]:
         """Join people, most alike first: k^2 for each pair that is joined."""
         people = list(self.people)
         if not people:
@@ -129,11 +133,10 @@ class Linker:
         apart = present @ present.T > 0  # they met in a window, as everybody met himself
         alike = np.where(apart, -np.inf, means @ means.T)
         order = list(range(len(people)))
-        while True:
+        while len(order) > least:
             i, j = np.unravel_index(int(alike.argmax()), alike.shape)
-            over = most is not None and len(order) > most
-            if not np.isfinite(alike[i, j]) or (alike[i, j] < self.threshold and not over):
-                return [people[k] for k in order]
+            if not np.isfinite(alike[i, j]) or (alike[i, j] < self.threshold and len(order) <= most):
+                break
             people[i] = people[i].joined(people[j])
             order = [k for k in order if k not in (i, j)] + [int(i)]
             means[i] = people[i].mean
@@ -141,6 +144,7 @@ class Linker:
             apart[:, i], apart[:, j] = apart[i], True  # j is no more
             alike[i] = alike[:, i] = np.where(apart[i], -np.inf, means @ means[i])
             alike[j] = alike[:, j] = -np.inf
+        return [people[k] for k in order]
 
 
 def _at(piece: tuple[int, np.ndarray]) -> int:

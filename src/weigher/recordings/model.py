@@ -1,7 +1,8 @@
-"""The whole model: front end, frame encoder, weigher and the label head that only training needs.
+"""The whole model: front end, frame encoder, weigher, the space of voices, and the label head that only training needs.
 
 Values of a recording are what the archive holds in memory: log-mel energies, features that were computed before, or
-samples (WavLM). They pass through `RecordingModel.frames` and `Weigher`; the head names the labels of training.
+samples (WavLM). They pass through `RecordingModel.frames` and `Weigher`; the head names the labels of training. What
+people hear of is `RecordingModel.voice` of the slot embeddings, which compares voices that training never heard.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from weigher.io.features import read_features
 from weigher.recordings.encoder import EncoderConfig, FrameEncoder, Frames
 from weigher.recordings.features import HOP_SAMPLES, LogMel, LogMelConfig, remove_mean
 from weigher.recordings.silence import Mix
+from weigher.recordings.voice_space import VoiceSpace
 from weigher.recordings.weigher import Weighed, Weigher, WeigherConfig
 
 
@@ -108,6 +110,7 @@ class RecordingModel(nn.Module):
             self.mix = "waveform"
         self.encoder = FrameEncoder(size, config.encoder)
         self.weigher = Weigher(self.encoder.channels, config.encoder.embedding, config.weigher)
+        self.voice = VoiceSpace(config.encoder.embedding)
         self.hop_seconds = feature_hop * self.encoder.stride
 
     def read(self, path: str | Path) -> np.ndarray:
