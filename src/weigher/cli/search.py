@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from weigher.cli import console
 from weigher.errors import RequestError
@@ -90,7 +90,7 @@ def _plain(hit: Hit) -> dict[str, Any]:
 
 
 def _table(hits: list[Hit]) -> Table:
-    table = Table("score", "same voice", "name", "recording", "when")
+    table = Table("score", "same voice", "name", Column("recording", overflow="fold"), "when")
     for hit in hits:
         first = [f"{console.clock(start)}-{console.clock(end)}" for start, end in hit.slot.turns[:_SHOWN_TURNS]]
         more = len(hit.slot.turns) - len(first)
