@@ -419,7 +419,7 @@ def test_a_recording_named_twice_is_one(archive):
         ({"places": ["none"]}, "none does not exist"),
         ({"places": ["nothing"]}, "there is no recording in"),
         ({"workers": 0}, "1 or more"),
-        ({"num_speakers": 9}, "there are 3 slots"),
+        ({"num_speakers": 101}, "there are 100 slots"),
         ({"num_speakers": None, "min_speakers": 3, "max_speakers": 1}, "contradict each other"),
     ],
 )

@@ -34,6 +34,7 @@ from weigher.recordings.archive_files import (
 )
 from weigher.recordings.decode import choose_slots
 from weigher.recordings.diarizer import Diarizer
+from weigher.recordings.link import MOST_PEOPLE
 
 Progress = Callable[[str, int, int], None]
 
@@ -91,7 +92,8 @@ def apply_archive(
         device,
     )
     diarizer = Diarizer.from_pretrained(job.model, device=device if workers == 1 and not with_ray else "cpu")
-    choose_slots(np.zeros(diarizer.config.model.weigher.slots), **job.bounds)  # bounds that contradict each other
+    # bounds that contradict each other; how many people there can be depends on the length of each recording
+    choose_slots(np.zeros(MOST_PEOPLE), **job.bounds)
     features = diarizer.config.model.front.kind == "features"
     sources = find_recordings(
         [Path(place) for place in places], frozenset({".npz"}) if features else LIBSNDFILE_SUFFIXES

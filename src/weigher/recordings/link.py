@@ -17,7 +17,8 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 _AGREEMENT = 0.5  # what tracks that agree fully add to a cosine
-_MOST_PEOPLE = 100  # a model that tells nobody apart would find people without end, and memory with them
+MOST_PEOPLE = 100
+"""People of one recording: a model that tells nobody apart would find them without end, and memory with them."""
 
 
 @dataclass(eq=False)
@@ -85,8 +86,8 @@ class Linker:
             person.windows.add(self.count)
             person.pieces.append((first, tracks[:, slot].astype(np.float16)))
         self.count += 1
-        if len(self.people) > 2 * _MOST_PEOPLE:
-            self.people = self._joined(_MOST_PEOPLE)
+        if len(self.people) > 2 * MOST_PEOPLE:
+            self.people = self._joined(MOST_PEOPLE)
 
     def _scores(self, first: int, tracks: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
         """Likeness of every slot to every person, [n, k]."""
@@ -110,7 +111,7 @@ class Linker:
         The tracks are `frames` long. Nobody is joined where only `least` people are left. `most` None, or more than
         100, is 100.
         """
-        people = self._joined(_MOST_PEOPLE if most is None else min(most, _MOST_PEOPLE), least)
+        people = self._joined(MOST_PEOPLE if most is None else min(most, MOST_PEOPLE), least)
         tracks = np.zeros((frames, len(people)), np.float32)
         for column, person in enumerate(people):
             _lay(tracks[:, column], person.pieces)
