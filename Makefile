@@ -8,13 +8,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INPUTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help test lint demo bench docs clean
+.PHONY: help test lint demo bench fuzz docs clean
 
 help:
 	@echo "make test   set up, then ruff, pyright, the layer contract and all tests"
 	@echo "make demo   set up, then voices -> casts -> training -> unseen speakers, with a picture"
 	@echo "make lint   ruff, pyright and the layer contract only"
 	@echo "make bench  run every script in benchmarks/"
+	@echo "make fuzz   damage files of every kind for ten minutes and see that the readers bear it"
 	@echo "make docs   build the documentation into docs/_build/html"
 	@echo "make clean  remove .venv and everything built"
 
@@ -32,6 +33,9 @@ demo: $(VENV)/.ready-study
 
 bench: $(VENV)/.ready-study
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+fuzz: $(VENV)/.ready-test
+	$(BIN)/python tests/fuzzing.py --seconds 600
 
 docs: $(VENV)/.ready-docs
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html

@@ -8,7 +8,7 @@ import torch
 from beartype import beartype
 from torch import Tensor
 
-from weigher.core import losses, matching, pooling, weights
+from weigher.core import losses, margins, matching, pooling, weights
 
 B, T, N, E, C = 2, 5, 3, 4, 6
 X, MASK = torch.rand(B, T, N), torch.rand(B, T, 1) < 0.9
@@ -49,6 +49,12 @@ CALLS = {
         "asymmetric": (Z, Y),
         "softmax_cross_entropy": (Z, Y),
         "wbce": (Z, Y),
+    },
+    margins: {
+        "label_margin": (Z, Y.long().argmax(-1)),
+        "every_label_margin": (Z,),
+        "multi_label_margin": (Z, Y),
+        "set_margin": (Z, Y),
     },
     matching: {
         "match": (PAIRS, torch.tensor([1, 2])),

@@ -1,0 +1,1 @@
+"""Weights of training examples: which of them count, and which labels are likely wrong."""

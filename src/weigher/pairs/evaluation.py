@@ -1,0 +1,167 @@
+"""How good features are that were learned without labels: linear probe, nearest neighbours, few labels.
+
+    linear probe    multinomial logistic regression on frozen features: min sum CE + ||W||^2 / (2 C)
+    k-NN            the label that most of the k nearest training rows (by cosine) have
+    few labels      the linear probe on some rows of each class, the mean over several draws of them
+
+Features are centred, and scaled by one number for all of them: what an encoder has made small stays small, which counts
+with few labels. With many labels even random convolutions do well on small images: compare encoders by few.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from weigher.core.contrast import unit
+from weigher.errors import RequestError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+    from weigher.pairs.pretraining import ImageEncoder
+
+_ROWS = 512  # images, or rows to find neighbours of, at a time
+
+
+@torch.no_grad()
+def encode(
+    encoder: ImageEncoder, images: Float[Tensor, "n c h w"], *, embeddings: bool = False
+) -> Float[Tensor, "n f"]:
+    """Return the features of images, or with `embeddings` what the projection makes of them, in evaluation mode.
+
+    >>> from weigher.pairs.pretraining import ImageEncoder
+    >>> encode(ImageEncoder(), torch.zeros(3, 1, 8, 8)).shape
+    torch.Size([3, 256])
+    """
+    was_training = encoder.training
+    encoder.eval()
+    device = next(encoder.parameters()).device
+    call = encoder if embeddings else encoder.features
+    found = torch.cat([call(part.to(device)).cpu() for part in images.split(_ROWS)])
+    encoder.train(was_training)
+    return found
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """A fitted logistic regression: W `[f, c]`, b `[c]`, over features less `centre` `[f]`, divided by `scale` `[]`."""
+
+    centre: Tensor
+    scale: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def logits(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n c"]:
+        """Return the logits of classes 0 to c - 1."""
+        return (features.double() - self.centre) / self.scale @ self.weight + self.bias
+
+    def accuracy(self, features: Float[Tensor, "n f"], labels: Int[Tensor, " n"]) -> float:
+        """Return the share of rows whose label has the highest logit."""
+        return float((self.logits(features).argmax(1) == labels).double().mean())
+
+
+def linear_probe(features: Float[Tensor, "n f"], labels: Int[Tensor, " n"], *, strength: float = 1.0) -> LinearProbe:
+    """Fit the linear probe by L-BFGS, in float64, to the end.
+
+    Shapes: features `[n, f]`, labels `[n]` from 0. `strength` is C, the inverse of the penalty, in (0, inf).
+    Raises: RequestError for no rows, labels of another number, or below 0.
+
+    >>> x = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]])
+    >>> linear_probe(x, torch.tensor([0, 0, 1, 1])).accuracy(x, torch.tensor([0, 0, 1, 1]))
+    1.0
+    """
+    if len(features) != len(labels) or not len(labels) or int(labels.min()) < 0:
+        raise RequestError(f"{len(features)} rows of features and {len(labels)} labels: one label from 0 for each")
+    x = features.detach().double()
+    centre = x.mean(0)
+    spread = (x - centre).square().mean().sqrt()
+    scale = torch.where(spread > 0, spread, 1)  # one row has no spread
+    x = (x - centre) / scale
+    classes = int(labels.max()) + 1
+    weight = nn.Parameter(x.new_zeros(x.shape[1], classes))
+    bias = nn.Parameter(x.new_zeros(classes))
+    solver = torch.optim.LBFGS(
+        [weight, bias], max_iter=300, tolerance_grad=1e-5, tolerance_change=1e-9, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        solver.zero_grad()
+        fitted = F.cross_entropy(x @ weight + bias, labels, reduction="sum")
+        value = fitted + weight.square().sum() / (2 * strength)
+        value.backward()
+        return value
+
+    with torch.enable_grad():
+        solver.step(closure)
+    return LinearProbe(centre, scale, weight.detach(), bias.detach())
+
+
+@torch.no_grad()
+def nearest_labels(
+    features: Float[Tensor, "n f"],
+    labels: Int[Tensor, " n"],
+    queries: Float[Tensor, "q f"] | None = None,
+    *,
+    k: int = 5,
+) -> Int[Tensor, " q"]:
+    """Return the label of most of the k nearest rows, by cosine; among equal votes that of the nearer rows.
+
+    Without `queries` every row is asked about itself, and it is not among its own neighbours.
+
+    Raises: RequestError where there are no k rows to be near.
+
+    >>> rows = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+    >>> nearest_labels(rows, torch.tensor([7, 7, 3]), torch.tensor([[1.0, 0.2]]), k=2).tolist()
+    [7]
+    """
+    alone = queries is None
+    if not 1 <= k <= len(features) - alone:
+        raise RequestError(f"{k} nearest of {len(features) - alone} rows; give k from 1 to that number")
+    rows, asked = unit(features), unit(features if queries is None else queries)
+    found = []
+    for start in range(0, len(asked), _ROWS):
+        near = asked[start : start + _ROWS] @ rows.T
+        if alone:
+            near.diagonal(offset=start).fill_(-torch.inf)
+        cosine, place = near.topk(k)
+        votes = near.new_zeros(len(near), int(labels.max()) + 1)
+        # a vote is 1; the cosines, in all less than half a vote, part equal votes
+        votes.scatter_add_(1, labels[place], 1 + cosine / (2 * k + 1))
+        found.append(votes.argmax(1))
+    return torch.cat(found)
+
+
+def few_labels(
+    train: tuple[Float[Tensor, "n f"], Int[Tensor, " n"]],
+    test: tuple[Float[Tensor, "m f"], Int[Tensor, " m"]],
+    per_class: int,
+    generator: np.random.Generator,
+    *,
+    draws: int = 5,
+) -> float:
+    """Return the accuracy on `test` of a linear probe that has seen `per_class` labels of each class, over `draws`.
+
+    `train` and `test` are (features, labels). Raises: RequestError where a class has fewer rows.
+
+    >>> x, y = torch.eye(2).repeat(4, 1), torch.tensor([0, 1]).repeat(4)
+    >>> few_labels((x, y), (x, y), 1, np.random.default_rng(0), draws=2)
+    1.0
+    """
+    features, labels = train
+    classes, counts = labels.unique(return_counts=True)
+    if int(counts.min()) < per_class or per_class < 1:
+        raise RequestError(f"{per_class} labels of each class are asked for, and one class has {int(counts.min())}")
+    figures = []
+    for _ in range(draws):
+        places = [(labels == c).nonzero()[:, 0].numpy() for c in classes]
+        chosen = torch.from_numpy(
+            np.concatenate([generator.choice(place, per_class, replace=False) for place in places])
+        )
+        figures.append(linear_probe(features[chosen], labels[chosen]).accuracy(*test))
+    return float(np.mean(figures))

@@ -1,0 +1,212 @@
+"""Teaching an encoder from images without labels, by any loss of pairs: one small loop.
+
+    for each batch: two views of every image -> encoder -> embeddings of each view -> loss(*embeddings)
+
+The loss is a module whose call takes the embeddings `[b, e]` of each view, and returns "loss" and figures to be logged;
+what it has of parameters and buffers (prototypes, a queue) is trained and saved with the encoder. With a
+`target_momentum` m the loss is also given `targets`, the embeddings by a copy that follows the encoder slowly:
+
+    step k > 1:  copy <- m_k copy + (1 - m_k) encoder,   m_k = 1 - (1 - m) (cos(pi (k - 1) / steps) + 1) / 2
+
+`weigher.train.fit` does the rest: checkpoints that resume bit for bit, `torchrun`, metrics. `weigher.pairs.evaluation`
+says how good the encoder has become.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from weigher.errors import RequestError
+from weigher.pairs.views import ViewConfig, random_views
+from weigher.train.distribution import rank, world_size
+from weigher.train.loop import History, LoopConfig, fit
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class ImageEncoderConfig:
+    """The shape of an encoder of small images."""
+
+    colours: int = 1
+    """Channels of the images."""
+    channels: tuple[int, ...] = (16, 32, 64)
+    """Channels of the convolutions; each after the first halves the image."""
+    hidden: int = 128
+    """Width of the projection between features and embedding."""
+    embedding: int = 64
+    """Numbers of an embedding; 2 lie on the circle."""
+
+    def __post_init__(self) -> None:
+        if min(self.colours, self.hidden, self.embedding, *self.channels, len(self.channels)) < 1:
+            raise RequestError(f"{self}: an encoder needs at least one of everything")
+
+
+class ImageEncoder(nn.Module):
+    """Convolutions, features of a 2 x 2 grid, and a projection that only pre-training looks at.
+
+    >>> encoder = ImageEncoder()
+    >>> encoder.features(torch.zeros(3, 1, 8, 8)).shape, encoder(torch.zeros(3, 1, 8, 8)).shape
+    (torch.Size([3, 256]), torch.Size([3, 64]))
+    """
+
+    def __init__(self, config: ImageEncoderConfig | None = None):
+        super().__init__()
+        self.config = config or ImageEncoderConfig()
+        layers: list[nn.Module] = []
+        before = self.config.colours
+        for place, after in enumerate(self.config.channels):
+            layers += [nn.Conv2d(before, after, 3, stride=2 if place else 1, padding=1), nn.ReLU()]
+            before = after
+        self.backbone = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten())
+        self.projection = nn.Sequential(
+            nn.Linear(4 * before, self.config.hidden), nn.ReLU(), nn.Linear(self.config.hidden, self.config.embedding)
+        )
+
+    def features(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
+        """Return what a task builds on: `[b, f]`, f four times the last channels."""
+        return self.backbone(images)
+
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b e"]:
+        """Return embeddings, of any length, for a loss of pairs."""
+        return self.projection(self.features(images))
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """How long and how fast to pre-train, on what views."""
+
+    epochs: int = 40
+    """Times each image is seen."""
+    batch: int = 256
+    """Images in a batch, over all workers."""
+    learning_rate: float = 3e-3
+    """Highest learning rate."""
+    weight_decay: float = 1e-4
+    """Decay of weight matrices per unit of learning rate."""
+    views: ViewConfig = field(default_factory=ViewConfig)
+    """How views differ."""
+    target_momentum: float | None = None
+    """How slowly a copy of the encoder follows it at first, such as 0.99; None: there is no copy."""
+    seed: int = 0
+    """Seed of everything that is drawn."""
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch < 2:
+            raise RequestError(f"epochs = {self.epochs}, batch = {self.batch}: at least 1 and 2 are needed")
+        if self.target_momentum is not None and not 0 <= self.target_momentum < 1:
+            raise RequestError(f"target_momentum = {self.target_momentum}: it must lie in [0, 1), such as 0.99")
+
+
+class _Target(nn.Module):
+    """A slow copy of an encoder; its tensors are buffers, so that they are saved, and restored after a failed step."""
+
+    def __init__(self, encoder: nn.Module):
+        super().__init__()
+        self.names = tuple(encoder.state_dict())
+        for place, tensor in enumerate(encoder.state_dict().values()):
+            self.register_buffer(f"tensor_{place}", tensor.detach().clone())
+
+    @torch.no_grad()
+    def follow(self, encoder: nn.Module, momentum: float) -> None:
+        tensors = encoder.state_dict()
+        for name, own in self.tensors().items():
+            if own.is_floating_point():
+                own.lerp_(tensors[name], 1 - momentum)
+            else:
+                own.copy_(tensors[name])
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {name: self.get_buffer(f"tensor_{place}") for place, name in enumerate(self.names)}
+
+    @torch.no_grad()
+    def apply_as(self, encoder: nn.Module, view: Tensor) -> Tensor:
+        return functional_call(encoder, self.tensors(), (view,))
+
+
+class _Pretrained(nn.Module):
+    def __init__(self, encoder: nn.Module, loss: nn.Module, *, with_target: bool):
+        super().__init__()
+        self.encoder, self.loss = encoder, loss
+        self.target = _Target(encoder) if with_target else None
+
+
+def pretrain(
+    encoder: nn.Module,
+    loss: nn.Module,
+    images: Float[Tensor, "n c h w"],
+    config: PretrainConfig | None = None,
+    *,
+    views: Callable[[Tensor, np.random.Generator], list[Tensor]] | None = None,
+    run_dir: Path | None = None,
+    resume: bool = False,
+    device: str | torch.device = "auto",
+    progress: Progress | None = None,
+) -> History:
+    """Teach `encoder` in place and return what happened; images of the last, smaller batch wait for the next epoch.
+
+    `views(images, generator)` makes the views of a batch (two random ones of `config.views` where left out); they may
+    be of different sizes if the encoder takes them. Every number that the loss returns is logged.
+
+    Raises: RequestError for less than two images or a shape that is not `[n, c, h, w]`; what `weigher.train.fit`
+    raises.
+
+    >>> from weigher.pairs.info_nce import InfoNCELoss
+    >>> encoder = ImageEncoder(ImageEncoderConfig(channels=(4,), hidden=8, embedding=4))
+    >>> history = pretrain(encoder, InfoNCELoss(), torch.rand(8, 1, 8, 8), PretrainConfig(epochs=2, batch=4))
+    >>> history.step
+    4
+    """
+    config = config or PretrainConfig()
+    if images.dim() != 4 or len(images) < 2:
+        raise RequestError(f"images of shape {list(images.shape)}: needed are at least two, [n, c, h, w]")
+    batch = min(config.batch, len(images))
+    if batch < 2 * world_size():
+        raise RequestError(f"a batch of {batch} images for {world_size()} workers: each needs at least two")
+    per_epoch = len(images) // batch
+    steps = config.epochs * per_epoch
+
+    def two_views(chosen: Tensor, generator: np.random.Generator) -> list[Tensor]:
+        return [random_views(chosen, config.views, generator) for _ in range(2)]
+
+    make = views or two_views
+
+    def batches(k: int, generator: np.random.Generator) -> dict[str, Any]:
+        epoch, place = divmod(k - 1, per_epoch)
+        order = np.random.default_rng([config.seed, epoch]).permutation(len(images))
+        chosen = order[place * batch : (place + 1) * batch][rank() :: world_size()]
+        return {"views": make(images[torch.from_numpy(chosen)], generator), "step": k}
+
+    def step(model: nn.Module, given: dict[str, Any]) -> Mapping[str, Tensor]:
+        parts = cast(_Pretrained, model)
+        embeddings = [parts.encoder(view) for view in given["views"]]
+        if parts.target is None or config.target_momentum is None:
+            return parts.loss(*embeddings)
+        if given["step"] > 1:
+            fading = (math.cos(math.pi * (given["step"] - 1) / steps) + 1) / 2
+            parts.target.follow(parts.encoder, 1 - (1 - config.target_momentum) * fading)
+        return parts.loss(*embeddings, targets=[parts.target.apply_as(parts.encoder, view) for view in given["views"]])
+
+    loop = LoopConfig(
+        steps=steps,
+        learning_rate=config.learning_rate,
+        warmup_steps=steps // 20,
+        weight_decay=config.weight_decay,
+        validate_every=10 * per_epoch,
+        precision="float32",
+        seed=config.seed,
+    )
+    model = _Pretrained(encoder, loss, with_target=config.target_momentum is not None)
+    return fit(model, step, batches, loop, run_dir=run_dir, resume=resume, device=device, progress=progress)

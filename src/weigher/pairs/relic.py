@@ -1,0 +1,213 @@
+"""ReLIC: a contrastive loss, and a penalty where the likeness of things depends on how they were augmented.
+
+    p^{12}_i(j) = softmax_j(a_i . b'_j / tau),   p^{21}_i(j) = softmax_j(b_i . a'_j / tau)
+    L = mean_i -(log p^{12}_i(i) + log p^{21}_i(i)) / 2 + alpha mean_i D(p^{12}_i, p^{21}_i)
+
+a, b `[n, e]` unit rows of the first and second view, a', b' those of a target encoder (a slow copy; the same rows where
+there is none), i the proxy label of row i: to be told from all others is the finest task, and what is invariant for it
+is invariant for every coarser one. D is KL(p || q) ("forward"), KL(q || p) ("reverse"), their mean ("symmetric"), or
+the mean of both to (p + q) / 2 ("jensen-shannon"). Of more than two views every two are compared.
+
+The penalty alone does not prevent collapse: where all embeddings are alike it is exactly 0. KL weighs each neighbour j
+by p_ij, so it acts on the near ones. As evidence the paper gives `fisher_ratios`.
+
+Source: Mitrovic, McWilliams, Walker, Buesing, Blundell 2021, arXiv 2010.07922. Unlike there: rows are made unit, the
+contrastive term and the penalty are means, the weights of pairs obey the laws, and sums run in blocks.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING, Literal, cast, get_args
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from weigher.core.contrast import BLOCK, info_nce, unit
+from weigher.core.weights import log_softmax
+from weigher.errors import RequestError
+from weigher.pairs.align_uniform import check_positive
+from weigher.pairs.workers import everyones, mean_over_workers
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int, Real
+    from torch import Tensor
+
+Divergence = Literal["forward", "reverse", "symmetric", "jensen-shannon"]
+_LOG_2 = math.log(2)
+
+
+@dataclass(frozen=True)
+class ReLICConfig:
+    """How much invariance counts, and between what."""
+
+    alpha: float = 1.0
+    """Weight of the penalty; 0 is the plain contrastive loss."""
+    temperature: float = 0.2
+    """Temperature of both terms."""
+    divergence: Divergence = "forward"
+    """How two distributions over the batch are compared."""
+    detach_target: bool = False
+    """Take the entropy of the first distribution for a constant of the gradient."""
+
+    def __post_init__(self) -> None:
+        check_positive(temperature=self.temperature)
+        if not 0 <= self.alpha < math.inf:
+            raise RequestError(f"alpha = {self.alpha}: it must be at least 0")
+        if self.divergence not in get_args(Divergence):
+            raise RequestError(f"divergence = {self.divergence!r}: give one of {', '.join(get_args(Divergence))}")
+        if self.detach_target and self.divergence == "jensen-shannon":
+            raise RequestError("detach_target is of a KL divergence; leave it out for jensen-shannon")
+
+
+class ReLICLoss(nn.Module):
+    """The loss of two or more views as a module for `weigher.pairs.pretraining`; it has no parameters.
+
+    >>> rows = torch.eye(4)
+    >>> {name: round(value.item(), 4) for name, value in ReLICLoss()(rows, rows).items()}
+    {'loss': 0.02, 'contrast': 0.02, 'invariance': 0.0}
+    """
+
+    def __init__(self, config: ReLICConfig | None = None):
+        super().__init__()
+        self.config = config or ReLICConfig()
+
+    def forward(
+        self,
+        *views: Float[Tensor, "n e"],
+        targets: Sequence[Float[Tensor, "n e"]] | None = None,
+        weight: Real[Tensor, " n"] | None = None,
+    ) -> Mapping[str, Tensor]:
+        """Return loss, contrast and invariance over the rows of all workers.
+
+        Shapes: each view `[n, e]` of any length, made unit here; `targets` the same views by the target encoder, which
+        get no gradient; weight `[n]` of the things.
+        Raises: RequestError for less than two views, views that differ in shape, rows that are not finite, and one
+        thing alone.
+        """
+        given = views if targets is None else tuple(target.detach() for target in targets)
+        _check_views(views, given, weight)
+        config = self.config
+        own = [unit(view, weight=weight) for view in views]
+        keys = own if targets is None else [unit(view, weight=weight) for view in given]
+        counted = torch.ones_like(own[0][:, 0]) if weight is None else weight.to(own[0].dtype)
+        (*everyone, counts), offset = everyones(*keys, counted)
+        if len(counts) < 2:
+            raise RequestError(f"a contrastive loss compares things with others, and this batch has {len(counts)}")
+        chosen = None if weight is None else counts
+        contrasts, penalties = [], []
+        for one, two in combinations(range(len(own)), 2):
+            for query, key in ((one, two), (two, one)):
+                each = info_nce(own[query], everyone[key], temperature=config.temperature, weight=chosen, offset=offset)
+                contrasts.append(mean_over_workers(each, counted))
+            each = invariance(
+                (own[one], everyone[two]),
+                (own[two], everyone[one]),
+                temperature=config.temperature,
+                divergence=config.divergence,
+                detach_target=config.detach_target,
+                weight=chosen,
+            )
+            penalties.append(mean_over_workers(each, counted))
+        contrast, penalty = torch.stack(contrasts).mean(), torch.stack(penalties).mean()
+        return {"loss": contrast + config.alpha * penalty, "contrast": contrast, "invariance": penalty}
+
+
+def invariance(
+    one: tuple[Float[Tensor, "*s n e"], Float[Tensor, "*s m e"]],
+    two: tuple[Float[Tensor, "*s n e"], Float[Tensor, "*s m e"]],
+    *,
+    temperature: float = 0.2,
+    divergence: Divergence = "forward",
+    detach_target: bool = False,
+    weight: Real[Tensor, "*s m"] | None = None,
+) -> Float[Tensor, "*s n"]:
+    """Return how much each row's likeness to all keys differs between two ways to augment.
+
+        D(p_i, q_i),   p_ij = w_j exp(x_i . k_j / tau) / sum_r w_r exp(x_i . k_r / tau),  (x, k) from `one`, q of `two`
+
+    Shapes: (queries `[..., n, e]`, keys `[..., m, e]`) twice, weight `[..., m]` in [0, inf) -> `[..., n]` in [0, inf),
+    0 where nothing has any weight. Keys of weight 0 are to be finite (`unit` sees to it). Memory: O((n + m) e + block).
+    Raises: RequestError for a temperature that is not above 0.
+
+    >>> first, second = torch.eye(3), torch.eye(3).roll(1, 0)
+    >>> invariance((first, second), (second, first), temperature=1.0)
+    tensor([0.3642, 0.3642, 0.3642])
+    """
+    check_positive(temperature=temperature)
+
+    def part(x: Tensor, k: Tensor, y: Tensor, r: Tensor, counted: Tensor | None) -> Tensor:
+        masses = None if counted is None else counted[..., None, :]
+        p, q = (log_softmax(a @ b.mT / temperature, -1, weight=masses) for a, b in ((x, k), (y, r)))
+        return _divergence(p, q, masses, divergence, detach=detach_target)
+
+    rows = max(1, BLOCK * BLOCK // max(one[1].shape[-2], 1))  # of the n x m matrices, few lie in memory at a time
+    parts = [
+        cast("Tensor", checkpoint(part, x, one[1], y, two[1], weight, use_reentrant=False))
+        for x, y in zip(one[0].split(rows, -2), two[0].split(rows, -2), strict=True)
+    ]
+    return torch.cat(parts, -1)
+
+
+def _divergence(p: Tensor, q: Tensor, weight: Tensor | None, kind: Divergence, *, detach: bool) -> Tensor:
+    """Return D between logarithms of shares `[..., n, m]`, of which each counts `weight` times."""
+
+    def kl(one: Tensor, two: Tensor) -> Tensor:
+        share = one.exp() if weight is None else weight.to(one.dtype) * one.exp()
+        own = (share * one).sum(-1)
+        return (own.detach() if detach else own) - (share * two).sum(-1)
+
+    if kind == "forward":
+        return kl(p, q)
+    if kind == "reverse":
+        return kl(q, p)
+    if kind == "symmetric":
+        return (kl(p, q) + kl(q, p)) / 2
+    middle = torch.logaddexp(p, q) - _LOG_2
+    return (kl(p, middle) + kl(q, middle)) / 2
+
+
+def fisher_ratios(features: Float[Tensor, "n f"], labels: Int[Tensor, " n"]) -> Float[Tensor, " c"]:
+    """Return Fisher's linear discriminant ratio of every two classes: how far apart they are for their width.
+
+        F_{kl} = ||m_k - m_l||^2 / (s_k + s_l),   m the mean, s the mean squared distance from it
+
+    Shapes: features `[n, f]`, labels `[n]` -> one for each of the c = k (k - 1) / 2 pairs of classes, in [0, inf]; its
+    median is the figure of the paper. Raises: RequestError for labels of another number, or of a single class. Warns:
+    where a class has one member, whose width is 0.
+
+    >>> fisher_ratios(torch.tensor([[0.0], [2.0], [10.0], [12.0]]), torch.tensor([0, 0, 1, 1]))
+    tensor([50.])
+    """
+    if len(features) != len(labels) or features.dim() != 2:
+        raise RequestError(f"features of shape {list(features.shape)} and {len(labels)} labels: one label for each row")
+    kinds, counts = labels.unique(return_counts=True)
+    if len(kinds) < 2:
+        raise RequestError(f"Fisher's ratio compares classes, and these labels name {len(kinds)}")
+    if (counts == 1).any():
+        warnings.warn("a class has one member: its width is 0, and its ratios are too high", stacklevel=2)
+    groups = [features[labels == kind] for kind in kinds]
+    means = torch.stack([group.mean(0) for group in groups])
+    widths = torch.stack([(group - mean).square().sum(1).mean() for group, mean in zip(groups, means, strict=True)])
+    one, two = torch.triu_indices(len(kinds), len(kinds), 1)
+    return (means[one] - means[two]).square().sum(1) / (widths[one] + widths[two])
+
+
+def _check_views(views: Sequence[Tensor], targets: Sequence[Tensor], weight: Tensor | None) -> None:
+    shapes = [list(view.shape) for view in (*views, *targets)]
+    if len(views) < 2 or len(targets) != len(views) or any(shape != shapes[0] for shape in shapes):
+        raise RequestError(
+            f"views of shapes {shapes[: len(views)]} and targets of {shapes[len(views) :]}: two views at least, all of "
+            "one shape, and as many targets"
+        )
+    for place, view in enumerate((*views, *targets)):
+        kept = view if weight is None else view[weight > 0]
+        if not kept.isfinite().all():
+            raise RequestError(
+                f"view {place % len(views) + 1} holds NaN or infinity; look at what the encoder is given"
+            )

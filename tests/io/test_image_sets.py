@@ -1,0 +1,83 @@
+"""Sets of labelled images: parquet, arrays, zips of drawings; and files that are none."""
+
+import io
+import zipfile
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from weigher.errors import RequestError
+from weigher.io.image_sets import read_drawings, read_images
+
+
+def png(pixels):
+    held = io.BytesIO()
+    Image.fromarray(pixels).save(held, "PNG")
+    return held.getvalue()
+
+
+@pytest.fixture
+def pixels():
+    return np.random.default_rng(0).integers(0, 256, (5, 8, 6, 3), np.uint8)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_parquet_holds_encoded_images_plain_or_as_hugging_face_writes_them(tmp_path, pixels, nested):
+    encoded = [png(p) for p in pixels]
+    column = [{"bytes": e, "path": None} for e in encoded] if nested else encoded
+    pyarrow.parquet.write_table(pyarrow.table({"image": column, "label": [3, 1, 4, 1, 5]}), tmp_path / "a.parquet")
+    images, labels = read_images(tmp_path / "a.parquet")
+    assert np.array_equal(images, pixels)
+    assert labels.tolist() == [3, 1, 4, 1, 5]
+    assert labels.dtype == np.int64
+    images, labels = read_images(tmp_path / "a.parquet", most=2)
+    assert np.array_equal(images, pixels[:2])
+    assert labels.tolist() == [3, 1]
+
+
+def test_arrays_hold_grey_or_coloured_images(tmp_path, pixels):
+    for name, array in (("grey", pixels[..., 0]), ("colour", pixels)):
+        np.savez(tmp_path / f"{name}.npz", images=array, labels=np.arange(5, dtype=np.uint8))
+    images, labels = read_images(tmp_path / "grey.npz")
+    assert np.array_equal(images, pixels[..., :1])
+    assert labels.dtype == np.int64
+    assert np.array_equal(read_images(tmp_path / "colour.npz", most=3)[0], pixels[:3])
+
+
+def test_drawings_are_ink_by_alphabet_and_character(tmp_path):
+    rng = np.random.default_rng(0)
+    ink = rng.random((4, 9, 9)) < 0.2
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as held:
+        for place, drawing in enumerate(ink):
+            name = f"background/{'Greek' if place < 2 else 'Latin'}/character01/{place}.png"
+            held.writestr(name, png(255 * (~drawing).astype(np.uint8)))
+        held.writestr("__MACOSX/background/Greek/._0.png", b"not an image")
+    found = read_drawings(tmp_path / "a.zip")
+    assert list(found) == ["Greek/character01", "Latin/character01"]
+    assert np.array_equal(found["Latin/character01"], ink[2:])
+
+
+def test_files_that_are_none_are_refused(tmp_path):
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a"]}), tmp_path / "texts.parquet")
+    pyarrow.parquet.write_table(pyarrow.table({"image": [b"no"], "label": [0]}), tmp_path / "no-image.parquet")
+    np.savez(tmp_path / "other.npz", x=np.zeros(3))
+    (tmp_path / "broken.parquet").write_bytes(b"no")
+    (tmp_path / "broken.zip").write_bytes(b"no")
+    with zipfile.ZipFile(tmp_path / "empty.zip", "w") as held:
+        held.writestr("readme.txt", "nothing")
+    for wrong, say in (
+        (lambda: read_images(tmp_path / "none.npz"), "does not exist"),
+        (lambda: read_images(tmp_path / "other.npz"), "needed are images and labels"),
+        (lambda: read_images(tmp_path / "texts.parquet"), "needed are image and label"),
+        (lambda: read_images(tmp_path / "broken.parquet"), "damaged"),
+        (lambda: read_images(tmp_path / "no-image.parquet"), "damaged"),
+        (lambda: read_images(tmp_path / "empty.zip"), r"\.parquet or \.npz"),
+        (lambda: read_drawings(tmp_path / "none.zip"), "does not exist"),
+        (lambda: read_drawings(tmp_path / "broken.zip"), "damaged"),
+        (lambda: read_drawings(tmp_path / "empty.zip"), "holds no"),
+    ):
+        with pytest.raises(RequestError, match=say):
+            wrong()

@@ -1,0 +1,297 @@
+"""Alignment and uniformity: laws, closed forms, the optimum, the limit of InfoNCE, and a queue."""
+
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import i0, ive
+from torch.autograd import gradcheck
+
+from contract import Subject, check_laws
+from weigher.core.contrast import info_nce, unit
+from weigher.core.losses import weighted_reduce
+from weigher.errors import RequestError
+from weigher.pairs.align_uniform import (
+    AlignUniformConfig,
+    AlignUniformLoss,
+    alignment,
+    crowding,
+    joint_uniformity,
+    log_potential,
+    pair_distances,
+    uniformity,
+    uniformity_bound,
+    uniformity_optimum,
+)
+from weigher.pairs.diagnosis import contrastive_limit, diagnose
+
+
+def drawn(n=9, e=4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return unit(torch.randn(n, e, dtype=torch.float64, generator=generator))
+
+
+def rows(batch, size, generator):
+    return (torch.randn(batch, size, 3, dtype=torch.float64, generator=generator),)
+
+
+def pairs(batch, size, generator):
+    return rows(batch, size, generator) + rows(batch, size, generator)
+
+
+def test_uniformity_keeps_the_laws_with_weights_as_copies():
+    # not free of scale: a row of weight 2 is two rows in one place, a pair of its own
+    call = partial(log_potential, t=0.7)
+    assert "gradcheck" in check_laws(Subject("log_potential", call, rows, normalised=False))
+
+
+def test_crowding_keeps_the_laws():
+    check_laws(Subject("crowding", partial(crowding, t=0.7), rows, output="kept", normalised=False))
+
+
+@pytest.mark.parametrize("alpha", [1.0, 2.0, 3.0])
+def test_alignment_keeps_the_laws(alpha):
+    def call(first, second, weight=None):
+        return weighted_reduce(pair_distances(first, second, alpha=alpha, weight=weight), weight, 1)
+
+    check_laws(Subject(f"alignment, alpha {alpha}", call, pairs))
+
+
+def direct(x, t):
+    return torch.pdist(x).square().mul(-t).exp().mean().log()
+
+
+@pytest.mark.parametrize("t", [0.5, 2.0, 5.0])
+def test_uniformity_is_the_plain_formula_and_alignment_that_of_cosines(t):
+    x, y = drawn(), drawn(seed=1)
+    torch.testing.assert_close(uniformity(3 * x, t), direct(x, t), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(alignment(x, 5 * y), 2 - 2 * (x * y).sum(1).mean(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(alignment(x, y, 1.0), (x - y).norm(dim=1).mean(), rtol=1e-12, atol=1e-12)
+    loose = 2 * drawn(seed=2)
+    with pytest.warns(UserWarning, match=r"lengths 2 to 2"):
+        torch.testing.assert_close(uniformity(loose, t, normalise=False), direct(loose, t), rtol=1e-12, atol=1e-12)
+
+
+def test_the_mean_of_crowding_is_uniformity():
+    x = drawn()
+    torch.testing.assert_close(crowding(x).logsumexp(0) - math.log(len(x)), uniformity(x))
+    x = torch.cat([x, x[:1] + 1e-3])
+    assert set(crowding(x).argsort()[-2:].tolist()) == {0, 9}  # the two that lie together
+
+
+def test_simplices_reach_the_lowest_value_and_one_point_the_highest():
+    for n in (2, 3, 6):
+        simplex = torch.eye(n, dtype=torch.float64) - 1 / n
+        assert uniformity(simplex).item() == pytest.approx(uniformity_bound(n)) == pytest.approx(-4 * n / (n - 1))
+    assert uniformity(drawn(6)) > uniformity_bound(6)
+    point = drawn(1).expand(5, 4).clone().requires_grad_()
+    assert uniformity(point).item() == pytest.approx(0, abs=1e-9)
+    (gradient,) = torch.autograd.grad(uniformity(point), point)
+    assert gradient.abs().max() < 1e-12  # stationary: only another force can move it
+
+
+def test_the_optimum_in_closed_form():
+    for t in (0.3, 2.0, 30.0):
+        assert uniformity_optimum(2, t) == pytest.approx(math.log(ive(0, 2 * t)))
+        expected = math.log((1 - math.exp(-4 * t)) / (4 * t))
+        assert uniformity_optimum(3, t) == pytest.approx(expected)
+        assert uniformity_optimum(10**7, t) == pytest.approx(-2 * t, abs=1e-3)
+    assert uniformity_optimum(2) == pytest.approx(-4 + math.log(i0(4)))
+    assert uniformity_optimum(1) == pytest.approx(math.log((1 + math.exp(-8)) / 2))  # two points
+    for e in (2, 3, 10):
+        assert uniformity(drawn(4000, e).float()).item() == pytest.approx(uniformity_optimum(e), abs=0.02)
+
+
+def test_rotations_change_nothing_and_permutations_only_what_is_paired():
+    x, y = drawn(), drawn(seed=1)
+    rotation = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64)).Q
+    order = torch.randperm(9)
+    torch.testing.assert_close(uniformity(x @ rotation), uniformity(x))
+    torch.testing.assert_close(alignment(x @ rotation, y @ rotation), alignment(x, y))
+    torch.testing.assert_close(uniformity(x[order]), uniformity(x))
+    torch.testing.assert_close(alignment(x[order], y[order]), alignment(x, y))
+    assert not torch.allclose(alignment(x[order], y), alignment(x, y))
+
+
+def test_gradients_are_exact_and_tangent():
+    x = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
+    y = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
+    gradcheck(uniformity, (x,))
+    gradcheck(alignment, (x, y))
+    loss = AlignUniformLoss(AlignUniformConfig(3.0, 1.0, 1.5, 1.0))
+    gradcheck(lambda a, b: loss(a, b)["loss"], (x, y))
+    (slope,) = torch.autograd.grad(uniformity(x), x)
+    torch.testing.assert_close((slope * x).sum(1), torch.zeros(6, dtype=torch.float64))
+
+
+def test_pairs_that_coincide_have_no_slope():
+    x = drawn(3).requires_grad_()
+    for alpha in (1.0, 0.5):
+        (slope,) = torch.autograd.grad(pair_distances(x, x.detach(), alpha=alpha).sum(), x)
+        assert not slope.any()
+
+
+def test_where_the_plain_formula_underflows_the_blocks_do_not():
+    x = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    assert direct(x, 40.0) == -torch.inf
+    assert uniformity(x, 40.0).item() == pytest.approx(-160)
+
+
+def test_a_queue_adds_its_pairs_and_gets_no_gradient():
+    x, queue = drawn(5).requires_grad_(), drawn(7, seed=1).requires_grad_()
+    rows_made_unit = unit(x)
+    near, far = torch.pdist(rows_made_unit).square(), torch.cdist(rows_made_unit, queue).square().flatten()
+    for intra, squares in ((True, torch.cat([near, far])), (False, far)):
+        expected = squares.mul(-2).exp().mean().log()
+        found = uniformity(x, queue=queue, intra_batch=intra)
+        torch.testing.assert_close(found, expected)
+        to_x, to_queue = torch.autograd.grad(found, (x, queue), allow_unused=True)
+        assert to_queue is None
+        torch.testing.assert_close(to_x, torch.autograd.grad(expected, x, retain_graph=True)[0])
+    assert uniformity(x[:1], queue=queue).item() == pytest.approx(
+        torch.cdist(x[:1], queue).square().mul(-2).exp().mean().log().item()
+    )
+    with pytest.raises(RequestError, match="needs a queue"):
+        uniformity(x, intra_batch=False)
+    weight = torch.tensor([2.0, 1.0, 0.0, 1.0, 1.0], dtype=torch.float64)
+    copies = x[torch.tensor([0, 0, 1, 3, 4])]
+    torch.testing.assert_close(uniformity(x, queue=queue, weight=weight), uniformity(copies, queue=queue))
+
+
+def test_the_loss_is_the_weighted_sum_of_its_parts():
+    x, y = drawn(), drawn(seed=1)
+    config = AlignUniformConfig(align_weight=3.0, uniform_weight=0.5, alpha=1.0, t=3.0)
+    parts = AlignUniformLoss(config)(2 * x, y)
+    torch.testing.assert_close(parts["alignment"], alignment(x, y, 1.0))
+    torch.testing.assert_close(parts["uniformity"], (uniformity(x, 3.0) + uniformity(y, 3.0)) / 2)
+    torch.testing.assert_close(parts["loss"], 3 * parts["alignment"] + 0.5 * parts["uniformity"])
+    weight = torch.tensor([1.0, 0, 2, 1, 1, 1, 0, 1, 1], dtype=torch.float64)
+    kept = weight.long().repeat_interleave(1)
+    copies = [v.repeat_interleave(kept, 0) for v in (x, y)]
+    torch.testing.assert_close(
+        AlignUniformLoss(config)(x, y, weight)["loss"], AlignUniformLoss(config)(*copies)["loss"]
+    )
+    torch.testing.assert_close(joint_uniformity(x, 2.0), uniformity(x))
+    spoiled = torch.where(weight[:, None] > 0, x, math.nan).requires_grad_()
+    loss = AlignUniformLoss(config)(spoiled, y, weight)["loss"]
+    torch.testing.assert_close(loss, AlignUniformLoss(config)(x, y, weight)["loss"])
+    assert torch.autograd.grad(loss, spoiled)[0].isfinite().all()
+
+
+def cloud(n=400):
+    generator = torch.Generator().manual_seed(3)
+    centre = torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64)
+    first = unit(torch.randn(n, 3, dtype=torch.float64, generator=generator) + centre)
+    return first, unit(first + 0.3 * torch.randn(n, 3, dtype=torch.float64, generator=generator))
+
+
+def test_info_nce_tends_to_the_limit_and_the_limit_stays_below_its_bound():
+    """Theorem 1, the negatives drawn from the rows themselves: the gap falls at least as fast as 1 / sqrt(M)."""
+    first, second = cloud()
+    for temperature in (0.3, 1.0):
+        limit = contrastive_limit(first, second, temperature)
+        term = (alignment(first, second).item() - 2) / (2 * temperature)
+        assert limit.alignment_term == pytest.approx(term)
+        assert limit.loss < limit.bound
+    t = 1 / (2 * temperature)
+    everywhere = torch.cdist(first, first).square().mul(-t).exp().mean().log().item()
+    assert limit.bound == pytest.approx(alignment(first, second).item() / (2 * temperature) + everywhere)
+    rng, gaps = np.random.default_rng(0), []
+    limit = contrastive_limit(first, second, 0.5)
+    for negatives in (4, 16, 64):
+        drawn_rows = torch.from_numpy(rng.integers(400, size=(400 * 12, negatives)))
+        queries, keys = (x.repeat(12, 1)[:, None] for x in (first, second))
+        loss = info_nce(queries, keys, negatives=first[drawn_rows], temperature=0.5).mean().item()
+        gaps.append(loss - math.log(negatives) - limit.loss)
+    assert gaps[0] > 0
+    assert abs(gaps[1]) < gaps[0] / 1.9
+    assert abs(gaps[2]) < gaps[1] / 1.9
+
+
+def test_equally_crowded_rows_reach_the_bound():
+    square = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]], dtype=torch.float64)
+    limit = contrastive_limit(square, square, 0.5)
+    assert limit.loss == pytest.approx(limit.bound, abs=1e-12)
+
+
+BAD = torch.tensor([[1.0, 0.0], [float("nan"), 0.0]])
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: uniformity(torch.ones(1, 2)), "uniformity needs at least two points"),
+        (lambda: uniformity(torch.ones(0, 2)), "uniformity needs at least two points"),
+        (lambda: uniformity(torch.eye(3), weight=torch.tensor([1, 0, 0])), "at least two points, these are 1"),
+        (lambda: uniformity(torch.eye(2), 0.0), "t = 0.0"),
+        (lambda: uniformity(torch.eye(2), math.inf), "t = inf"),
+        (lambda: uniformity(BAD), "1 of 2 rows hold NaN"),
+        (lambda: uniformity(torch.zeros(3, 2)), "3 of 3 rows are zero"),
+        (lambda: uniformity(torch.eye(2, dtype=torch.int64)), "torch.int64"),
+        (lambda: uniformity(torch.ones(4)), r"\[4\]"),
+        (lambda: uniformity(torch.eye(3), queue=torch.eye(2)), r"\[2, 2\]"),
+        (lambda: alignment(torch.eye(3), torch.eye(2)), r"\[3, 3\] and \[2, 2\]"),
+        (lambda: alignment(torch.eye(2), torch.eye(2), -1.0), "alpha = -1.0"),
+        (lambda: alignment(torch.eye(2), BAD), "NaN"),
+        (lambda: alignment(torch.ones(0, 2), torch.ones(0, 2)), "at least one pair"),
+        (lambda: AlignUniformConfig(align_weight=-1.0), "align_weight = -1.0"),
+        (lambda: AlignUniformConfig(0.0, 0.0), "one above"),
+        (lambda: AlignUniformConfig(t=0.0), "t = 0.0"),
+        (lambda: AlignUniformLoss()(torch.eye(2), torch.eye(3)), r"\[2, 2\] and \[3, 3\]"),
+        (lambda: uniformity_optimum(0), "dim"),
+        (lambda: uniformity_bound(1), "two points"),
+        (lambda: contrastive_limit(torch.eye(2), torch.eye(2), 0.0), "temperature"),
+        (lambda: diagnose(torch.ones(1, 3)), "two points"),
+        (lambda: diagnose(torch.eye(3), torch.eye(2)), r"\[2, 2\]"),
+    ],
+)
+def test_bad_inputs_are_said(call, said):
+    with pytest.raises(RequestError, match=said):
+        call()
+
+
+def test_a_power_below_one_and_rows_of_other_lengths_are_warned_of():
+    with pytest.warns(UserWarning, match="alpha = 0.5"):
+        alignment(drawn(), drawn(seed=1), 0.5)
+    with pytest.warns(UserWarning, match="lengths 3 to 3"):
+        alignment(3 * drawn(), 3 * drawn(seed=1), normalise=False)
+    assert uniformity(torch.cat([drawn(), drawn() * math.nan]), weight=torch.arange(18) < 9).isfinite()
+
+
+def test_a_diagnosis_tells_a_cone_a_line_and_an_even_cloud_apart(tmp_path):
+    even = diagnose(drawn(2000, 8).float())
+    assert abs(even.gap) < 0.02
+    assert even.effective_rank > 7.9
+    assert abs(even.mean_cosine) < 0.01
+    assert even.alignment is None
+    cone = diagnose((drawn(500, 8) + torch.tensor([3.0] + [0.0] * 7)).numpy())
+    assert cone.gap > 2
+    assert cone.mean_cosine > 0.7
+    assert cone.effective_rank < 5
+    line = diagnose(torch.tensor([[1.0, 1.0], [2.0, 2.0], [-1.0, -1.0]]))
+    assert line.effective_rank == pytest.approx(1, abs=1e-3)
+    assert line.uniformity >= line.lowest
+    x, y = drawn(50, 8), drawn(50, 8, seed=1)
+    both = diagnose(x, 2 * y)
+    assert both.alignment == pytest.approx(alignment(x, y).item())
+    assert both.uniformity == pytest.approx(uniformity(x).item())
+    cosines = (x @ x.T)[~torch.eye(50, dtype=torch.bool)]
+    assert both.mean_cosine == pytest.approx(cosines.mean().item())
+    singular = torch.linalg.svdvals(x)
+    p = singular / singular.sum()
+    assert both.effective_rank == pytest.approx((-(p * p.log()).sum()).exp().item())
+    assert "alignment" in str(both)
+    assert np.linalg.norm(both.plane, axis=1).max() <= 1 + 1e-6
+    both.plot(tmp_path / "x.png", labels=list(range(50)), title="random")
+    assert (tmp_path / "x.png").stat().st_size > 5000
+
+
+def test_weights_in_a_diagnosis_are_copies():
+    x, y = drawn(6), drawn(6, seed=1)
+    weight = torch.tensor([1, 2, 0, 3, 1, 1])
+    whole = diagnose(x.repeat_interleave(weight, 0), y.repeat_interleave(weight, 0))
+    found = diagnose(x, y, weight=weight)
+    for name in ("alignment", "uniformity", "effective_rank", "mean_cosine"):
+        assert getattr(found, name) == pytest.approx(getattr(whole, name)), name

@@ -1,0 +1,270 @@
+"""The small self-supervised loop: it learns, it can be resumed bit for bit, and any loss of pairs plugs into it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from weigher.errors import RequestError
+from weigher.pairs.align_uniform import AlignUniformConfig, AlignUniformLoss
+from weigher.pairs.diagnosis import diagnose
+from weigher.pairs.evaluation import encode, few_labels, linear_probe, nearest_labels
+from weigher.pairs.info_nce import InfoNCELoss
+from weigher.pairs.pretraining import ImageEncoder, ImageEncoderConfig, PretrainConfig, pretrain
+from weigher.pairs.relic import ReLICLoss
+from weigher.pairs.views import ViewConfig, random_views
+from weigher.train import load_tensors, read_metrics
+
+SMALL = ImageEncoderConfig(channels=(4, 8), hidden=16, embedding=6)
+BRIEF = PretrainConfig(epochs=4, batch=16)
+
+
+def images(n=48):
+    """Bars: upright in even rows, level in odd ones."""
+    generator = torch.Generator().manual_seed(0)
+    made = 0.1 * torch.rand(n, 1, 8, 8, generator=generator)
+    place = torch.randint(1, 7, (n,), generator=generator)
+    for i in range(n):
+        if i % 2:
+            made[i, 0, place[i]] = 1
+        else:
+            made[i, 0, :, place[i]] = 1
+    return made, torch.arange(n) % 2
+
+
+def encoder(seed=0, config=SMALL):
+    torch.manual_seed(seed)
+    return ImageEncoder(config)
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize("loss", [InfoNCELoss(0.5), AlignUniformLoss(AlignUniformConfig(align_weight=3.0))])
+def test_pre_training_lowers_the_loss_and_spreads_the_embeddings(loss):
+    model, (x, _) = encoder(), images()
+    before = diagnose(encode(model, x, embeddings=True))
+    history = pretrain(model, loss, x, PretrainConfig(epochs=25, batch=16), device="cpu")
+    assert history.step == 25 * 3
+    losses = [record["loss"] for record in history.train]
+    assert np.mean(losses[-6:]) < np.mean(losses[:6]) - 0.3
+    after = diagnose(encode(model, x, embeddings=True))
+    assert after.uniformity < before.uniformity - 0.5
+    assert ("alignment" in history.train[0]) == isinstance(loss, AlignUniformLoss)
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(tmp_path):
+    x, _ = images()
+    whole = encoder()
+    pretrain(whole, InfoNCELoss(), x, BRIEF, device="cpu")
+    cut = encoder()
+
+    def stop(stage, done, total):
+        assert (stage, total) == ("train", 12)
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(cut, InfoNCELoss(), x, BRIEF, run_dir=tmp_path, device="cpu", progress=stop)
+    resumed = encoder(seed=9)
+    pretrain(resumed, InfoNCELoss(), x, BRIEF, run_dir=tmp_path, resume=True, device="cpu")
+    assert torch.equal(weights(resumed), weights(whole))
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 12
+
+
+class Prototypes(nn.Module):
+    """A loss with parameters and a buffer of its own, over three views of two sizes."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = nn.Parameter(torch.ones(3, 6))
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, *views):
+        self.seen += len(views)
+        return {"loss": sum((view @ self.rows.T).square().mean() for view in views)}
+
+
+def test_what_a_loss_has_of_parameters_is_trained_and_saved(tmp_path):
+    x, _ = images(16)
+    loss = Prototypes()
+
+    def three(chosen, generator):
+        local = chosen[:, :, 2:6, 2:6] * generator.uniform(0.5, 1)
+        return [chosen, chosen.flip(3), local]
+
+    pretrain(encoder(), loss, x, BRIEF, views=three, run_dir=tmp_path, device="cpu")
+    assert loss.seen == 12
+    assert not torch.equal(loss.rows, torch.ones(3, 6))
+    tensors, _ = load_tensors(tmp_path / "last.safetensors")
+    assert torch.equal(tensors["model.loss.rows"], loss.rows)
+
+
+class Whole(nn.Module):
+    """Images times one number."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, given):
+        return given.flatten(1) * self.scale
+
+
+def test_a_slow_copy_of_the_encoder_gives_the_targets():
+    online, slow = [], []
+
+    class Spy(nn.Module):
+        def forward(self, first, second, targets):
+            assert not any(target.requires_grad for target in targets)
+            online.append(first.detach().mean().item())
+            slow.append(targets[0].mean().item())
+            return {"loss": (first - 3).square().mean()}
+
+    still = ViewConfig(rotation_degrees=0, shift=0, scale=0, gain=0, noise=0)
+    config = PretrainConfig(epochs=10, batch=4, views=still, target_momentum=0.9, learning_rate=0.1)
+    pretrain(Whole(), Spy(), torch.ones(4, 1, 3, 3), config, device="cpu")
+    expected = [online[0]]
+    for k in range(2, 11):
+        m = 1 - 0.1 * (np.cos(np.pi * (k - 1) / 10) + 1) / 2
+        expected.append(m * expected[-1] + (1 - m) * online[k - 1])
+    assert slow == pytest.approx(expected, rel=1e-5)
+    assert 1 < slow[-1] < online[-1]
+
+
+def test_a_run_with_a_slow_copy_goes_on_bit_for_bit(tmp_path):
+    (x, _), config = images(), replace(BRIEF, target_momentum=0.8)
+    whole, cut, resumed = encoder(), encoder(), encoder(seed=9)
+    pretrain(whole, ReLICLoss(), x, config, device="cpu")
+
+    def stop(stage, done, total):
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(cut, ReLICLoss(), x, config, run_dir=tmp_path, device="cpu", progress=stop)
+    pretrain(resumed, ReLICLoss(), x, config, run_dir=tmp_path, resume=True, device="cpu")
+    assert torch.equal(weights(resumed), weights(whole))
+
+
+def test_every_image_is_seen_once_an_epoch_and_views_of_a_pair_differ():
+    x = torch.arange(12.0).view(12, 1, 1, 1).expand(12, 1, 4, 4).clone()
+    seen = []
+
+    class Spy(nn.Module):
+        def forward(self, first, second):
+            seen.append((first.detach(), second.detach()))
+            return {"loss": 0 * (first + second).square().mean()}
+
+    still = ViewConfig(rotation_degrees=0, shift=0, scale=0, gain=0, noise=1e-3)
+    pretrain(Whole(), Spy(), x, PretrainConfig(epochs=3, batch=4, views=still), device="cpu")
+    ids = [first.mean(1).round().long() for first, _ in seen]
+    for epoch in range(3):
+        assert sorted(torch.cat(ids[3 * epoch : 3 * epoch + 3]).tolist()) == list(range(12))
+    assert not torch.equal(torch.cat(ids[:3]), torch.cat(ids[3:6]))
+    assert all(torch.equal(a.mean(1).round(), b.mean(1).round()) and not torch.equal(a, b) for a, b in seen)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: pretrain(encoder(), InfoNCELoss(), torch.zeros(1, 1, 8, 8)), r"\[1, 1, 8, 8\]"),
+        (lambda: pretrain(encoder(), InfoNCELoss(), torch.zeros(9, 8, 8)), r"\[9, 8, 8\]"),
+        (lambda: PretrainConfig(batch=1), "batch = 1"),
+        (lambda: PretrainConfig(target_momentum=1.0), "target_momentum = 1.0"),
+        (lambda: ImageEncoderConfig(channels=()), "at least one"),
+        (lambda: ViewConfig(scale=1.0), "scale = 1.0"),
+        (lambda: InfoNCELoss(0.0), "temperature = 0.0"),
+        (lambda: InfoNCELoss()(torch.eye(2)[:1], torch.eye(2)[:1]), "this batch has 1"),
+        (lambda: linear_probe(torch.eye(2), torch.tensor([0])), "2 rows"),
+        (lambda: linear_probe(torch.eye(2), torch.tensor([0, -1])), "from 0"),
+        (lambda: nearest_labels(torch.eye(3), torch.arange(3), k=3), "3 nearest of 2"),
+        (lambda: ViewConfig(gain=2.0), "gain = 2.0"),
+    ],
+)
+def test_what_cannot_be_served_is_said(call, said):
+    with pytest.raises(RequestError, match=said):
+        call()
+
+
+def test_views_are_made_again_from_the_same_generator_and_move_as_they_say():
+    x, _ = images(12)
+    config = ViewConfig(mirror=True)
+    one, two, other = (random_views(x, config, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
+    still = dict(rotation_degrees=0.0, shift=0.0, scale=0.0, gain=0.0, noise=0.0)
+    mirrored = random_views(x, ViewConfig(**still, mirror=True), np.random.default_rng(0))
+    flipped = [torch.allclose(view, image.flip(2), atol=1e-5) for view, image in zip(mirrored, x, strict=True)]
+    kept = [torch.allclose(view, image, atol=1e-5) for view, image in zip(mirrored, x, strict=True)]
+    assert any(flipped)
+    assert any(kept)
+    assert all(a != b for a, b in zip(flipped, kept, strict=True))
+    dot = torch.zeros(200, 1, 9, 9)
+    dot[:, :, 4, 4] = 1
+    centre = (torch.arange(9) - 4).float()
+    moved = random_views(dot, ViewConfig(**{**still, "shift": 0.25}), np.random.default_rng(0))
+    shift = (moved[:, 0].sum(1) * centre).sum(1) / moved.sum((1, 2, 3))
+    assert 1.8 < shift.abs().max() <= 2.26  # a quarter of 9
+    gained = random_views(torch.ones(200, 3, 4, 4), ViewConfig(**{**still, "gain": 0.3}), np.random.default_rng(0))
+    assert 0.7 <= gained.min() < 0.75
+    assert 1.25 < gained.max() <= 1.3
+    assert (gained.std((2, 3)) < 1e-6).all()
+    assert (gained.std(1) > 0).any()
+    turned = random_views(x, ViewConfig(**{**still, "rotation_degrees": 90.0}), np.random.default_rng(3))
+    assert not torch.allclose(turned, x)
+
+
+def blobs(n=90, classes=3, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % classes
+    centres = rng.normal(0, 2, (classes, 5))
+    return torch.from_numpy(centres[labels] + rng.normal(0, 1.5, (n, 5))), torch.from_numpy(labels)
+
+
+def test_the_linear_probe_is_that_of_scikit_learn():
+    linear_model = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is not installed")
+    x, y = blobs()
+    for strength in (0.1, 1.0):
+        ours = linear_probe(x, y, strength=strength)
+        scaled = ((x - x.mean(0)) / (x - x.mean(0)).square().mean().sqrt()).numpy()
+        theirs = linear_model.LogisticRegression(C=strength, tol=1e-8, max_iter=1000).fit(scaled, y)
+        # weights are the same but for a shift that all classes share
+        gap = ours.weight.T.numpy() - theirs.coef_
+        assert np.abs(gap - gap.mean(0)).max() < 1e-3
+        assert ours.accuracy(x, y) == pytest.approx(theirs.score(scaled, y))
+    assert linear_probe(x[:1], y[:1]).logits(x).isfinite().all()
+
+
+def test_neighbours_are_those_of_scikit_learn_and_a_row_is_not_its_own():
+    neighbors = pytest.importorskip("sklearn.neighbors", reason="scikit-learn is not installed")
+    (x, y), (queries, _) = blobs(700), blobs(60, seed=0)
+    theirs = neighbors.KNeighborsClassifier(1, metric="cosine").fit(x, y)
+    assert nearest_labels(x, y, queries + 0.1, k=1).tolist() == theirs.predict(queries + 0.1).tolist()
+    theirs = neighbors.KNeighborsClassifier(2, metric="cosine").fit(x, y)
+    second = theirs.kneighbors(x, return_distance=False)[:, 1]
+    assert nearest_labels(x, y, k=1).tolist() == y[torch.from_numpy(second)].tolist()
+    rows = torch.tensor([[1.0, 0.0], [0.8, 0.2], [0.0, 1.0], [0.1, 1.0]])
+    # two votes each: the nearer two win
+    assert nearest_labels(rows, torch.tensor([4, 4, 1, 1]), torch.tensor([[1.0, 0.3]]), k=4).tolist() == [4]
+
+
+def test_few_labels_are_drawn_class_by_class():
+    x, y = blobs()
+    figure = few_labels((x, y), (x, y), 2, np.random.default_rng(0), draws=3)
+    assert 0.5 < figure < 1
+    assert figure == few_labels((x, y), (x, y), 2, np.random.default_rng(0), draws=3)
+    all_of_them = few_labels((x, y), (x, y), 30, np.random.default_rng(0), draws=1)
+    assert all_of_them == pytest.approx(linear_probe(x, y).accuracy(x, y))
+    with pytest.raises(RequestError, match="31 labels"):
+        few_labels((x, y), (x, y), 31, np.random.default_rng(0))
+
+
+def test_encoding_leaves_the_encoder_as_it_was():
+    model, (x, _) = encoder().train(), images(5)
+    assert encode(model, x).shape == (5, 32)
+    assert encode(model, x, embeddings=True).shape == (5, 6)
+    assert model.training

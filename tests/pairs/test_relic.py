@@ -1,0 +1,162 @@
+"""ReLIC: laws of its penalty, closed forms, directions, targets, several views, and Fisher's ratio."""
+
+import math
+from itertools import combinations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.autograd import gradcheck
+
+from contract import Subject, check_laws
+from weigher.core.contrast import symmetric_info_nce, unit
+from weigher.errors import RequestError
+from weigher.pairs import relic
+from weigher.pairs.relic import ReLICConfig, ReLICLoss, fisher_ratios, invariance
+
+KINDS = ("forward", "reverse", "symmetric", "jensen-shannon")
+
+
+def views(n=6, e=4, count=2):
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(n, e, dtype=torch.float64, generator=generator) for _ in range(count)]
+
+
+def pairs(batch, size, generator):
+    return tuple(torch.randn(batch, size, 3, dtype=torch.float64, generator=generator) for _ in range(2))
+
+
+@pytest.mark.parametrize("kind", ["forward", "jensen-shannon"])
+def test_the_penalty_keeps_the_laws(kind):
+    def call(first, second, weight=None):
+        a, b = unit(first, weight=weight), unit(second, weight=weight)
+        return invariance((a, b), (b, a), temperature=0.5, divergence=kind, weight=weight)
+
+    check_laws(Subject(f"invariance, {kind}", call, pairs, output="kept"))
+
+
+def matrices(a, b, temperature):
+    s = unit(a) @ unit(b).T / temperature
+    return s.log_softmax(1), s.T.log_softmax(1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_loss_is_the_matrix_form_of_the_paper(kind):
+    a, b = views()
+    p, q = matrices(a, b, 0.3)
+    kl = [F.kl_div(y, x, reduction="none", log_target=True).sum(1).mean() for x, y in ((p, q), (q, p))]
+    middle = ((p.exp() + q.exp()) / 2).log()
+    js = sum(F.kl_div(middle, x, reduction="none", log_target=True).sum(1).mean() for x in (p, q)) / 2
+    expected = dict(zip(KINDS, (kl[0], kl[1], (kl[0] + kl[1]) / 2, js), strict=True))[kind]
+    found = ReLICLoss(ReLICConfig(alpha=4.0, temperature=0.3, divergence=kind))(3 * a, b)
+    contrast = -(p.diagonal() + q.diagonal()).mean() / 2
+    torch.testing.assert_close(found["contrast"], contrast)
+    torch.testing.assert_close(found["contrast"], symmetric_info_nce(unit(a), unit(b), temperature=0.3).mean())
+    torch.testing.assert_close(found["invariance"], expected)
+    torch.testing.assert_close(found["loss"], contrast + 4 * expected)
+    assert expected > 0
+    if kind == "jensen-shannon":
+        assert expected < math.log(2)
+
+
+def test_identities():
+    a, b = views()
+    loss = ReLICLoss()
+    assert loss(a, a)["invariance"].item() == pytest.approx(0, abs=1e-12)  # a symmetric matrix
+    same = torch.ones(6, 4, dtype=torch.float64)
+    collapsed = loss(same, same)
+    assert collapsed["invariance"].item() == pytest.approx(0, abs=1e-12)  # the penalty does not prevent collapse
+    assert collapsed["contrast"].item() == pytest.approx(math.log(6))
+    plain = ReLICLoss(ReLICConfig(alpha=0.0))(a, b)
+    torch.testing.assert_close(plain["loss"], plain["contrast"])
+    swapped = ReLICLoss(ReLICConfig(divergence="reverse"))(b, a)
+    torch.testing.assert_close(swapped["invariance"], loss(a, b)["invariance"])
+    tiny = ReLICLoss(ReLICConfig(temperature=1e-3))(a.float(), b.float())
+    assert all(value.isfinite() for value in tiny.values())
+
+
+def test_gradients_and_blocks(monkeypatch):
+    a, b = (x.requires_grad_() for x in views(5, 3))
+    loss = ReLICLoss(ReLICConfig(temperature=0.5))
+    gradcheck(lambda x, y: loss(x, y)["loss"], (a, b))
+    whole = torch.autograd.grad(loss(a, b)["invariance"], (a, b))
+    monkeypatch.setattr(relic, "BLOCK", 3)  # one row of 5 at a time
+    for one, two in zip(torch.autograd.grad(loss(a, b)["invariance"], (a, b)), whole, strict=True):
+        torch.testing.assert_close(one, two)
+
+
+def test_a_target_encoder_gives_the_keys_and_gets_no_gradient():
+    a, b, slow_a, slow_b = (x.requires_grad_() for x in views(count=4))
+    found = ReLICLoss(ReLICConfig(temperature=0.3))(a, b, targets=(slow_a, slow_b))
+    p = (unit(a) @ unit(slow_b).T / 0.3).log_softmax(1)
+    q = (unit(b) @ unit(slow_a).T / 0.3).log_softmax(1)
+    torch.testing.assert_close(found["contrast"], -(p.diagonal() + q.diagonal()).mean() / 2)
+    torch.testing.assert_close(found["invariance"], (p.exp() * (p - q)).sum(1).mean())
+    to_a, to_slow = torch.autograd.grad(found["loss"], (a, slow_a), allow_unused=True)
+    assert to_slow is None
+    assert to_a.abs().sum() > 0
+
+
+def test_a_detached_entropy_changes_the_gradient_and_not_the_value():
+    a, b = (x.requires_grad_() for x in views())
+    whole, cut = (ReLICLoss(ReLICConfig(detach_target=d))(a, b)["invariance"] for d in (False, True))
+    torch.testing.assert_close(whole, cut)
+    one, two = (torch.autograd.grad(value, a)[0] for value in (whole, cut))
+    assert not torch.allclose(one, two)
+    p, q = matrices(a, b, 0.2)
+    expected = ((p.exp() * p).sum(1).detach() - (p.exp() * q).sum(1)).mean()
+    torch.testing.assert_close(two, torch.autograd.grad(expected, a)[0])
+
+
+def test_of_several_views_every_two_are_compared():
+    rows = views(count=3)
+    loss = ReLICLoss()
+    parts = [loss(rows[i], rows[j])["loss"] for i, j in combinations(range(3), 2)]
+    torch.testing.assert_close(loss(*rows)["loss"], torch.stack(parts).mean())
+
+
+def test_weights_are_copies_and_removed_things_may_hold_anything():
+    a, b = views()
+    weight = torch.tensor([2.0, 1, 0, 1, 3, 1], dtype=torch.float64)
+    times = weight.long()
+    copies = ReLICLoss()(a.repeat_interleave(times, 0), b.repeat_interleave(times, 0))
+    a[2] = math.nan
+    found = ReLICLoss()(a, b, weight=weight)
+    for name, value in copies.items():
+        torch.testing.assert_close(found[name], value)
+
+
+def test_fishers_ratio_is_scale_free_and_grows_with_distance():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(60, 4, generator=generator)
+    labels = torch.arange(60) % 3
+    near, far = (x + shift * torch.eye(4)[labels] for shift in (1.0, 3.0))
+    assert (fisher_ratios(far, labels) > fisher_ratios(near, labels)).all()
+    torch.testing.assert_close(fisher_ratios(7 * far + 2, labels), fisher_ratios(far, labels), rtol=1e-3, atol=1e-4)
+    means = [far[labels == k].mean(0) for k in range(3)]
+    widths = [far[labels == k].var(0, unbiased=False).sum() for k in range(3)]
+    direct = [((means[i] - means[j]) ** 2).sum() / (widths[i] + widths[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
+    torch.testing.assert_close(fisher_ratios(far, labels), torch.stack(direct))
+    with pytest.warns(UserWarning, match="one member"):
+        assert fisher_ratios(torch.eye(2), torch.tensor([0, 1])).tolist() == [math.inf]
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: ReLICLoss()(torch.eye(3), torch.eye(2)), r"\[3, 3\], \[2, 2\]"),
+        (lambda: ReLICLoss()(torch.eye(3)), "two views at least"),
+        (lambda: ReLICLoss()(torch.eye(3), torch.eye(3), targets=[torch.eye(3)]), "as many targets"),
+        (lambda: ReLICLoss()(torch.ones(1, 3), torch.ones(1, 3)), "this batch has 1"),
+        (lambda: ReLICLoss()(torch.eye(3), math.nan * torch.eye(3)), "view 2 holds NaN"),
+        (lambda: ReLICConfig(temperature=0.0), "temperature"),
+        (lambda: ReLICConfig(alpha=-1.0), "alpha = -1.0"),
+        (lambda: ReLICConfig(divergence="hellinger"), "forward, reverse, symmetric, jensen-shannon"),
+        (lambda: ReLICConfig(divergence="jensen-shannon", detach_target=True), "detach_target"),
+        (lambda: fisher_ratios(torch.eye(3), torch.zeros(3)), "name 1"),
+        (lambda: fisher_ratios(torch.eye(3), torch.zeros(2)), "2 labels"),
+    ],
+)
+def test_bad_inputs_are_said(call, said):
+    with pytest.raises(RequestError, match=said):
+        call()

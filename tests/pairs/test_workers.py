@@ -1,0 +1,94 @@
+"""Losses of pairs on two workers started by `torchrun`: loss and gradients of one process with the joint batch."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from weigher.core.contrast import nt_xent, symmetric_info_nce, unit
+from weigher.pairs.align_uniform import AlignUniformLoss
+from weigher.pairs.info_nce import InfoNCELoss
+from weigher.pairs.relic import ReLICLoss
+from weigher.pairs.workers import everyones, mean_over_workers
+from weigher.train import join_workers, rank
+
+SIZES = (3, 5)  # rows of each worker: they differ
+
+
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    views = [torch.randn(sum(SIZES), 4, dtype=torch.float64, generator=generator) for _ in range(2)]
+    return views, torch.tensor([1.0, 0.5, 2.0, 0.0, 1.0, 3.0, 1.5, 1.0], dtype=torch.float64)
+
+
+def symmetric(first, second, weight):
+    everyone, offset = everyones(unit(first), unit(second), weight)
+    own = slice(offset, offset + len(first))
+    each = symmetric_info_nce(
+        unit(first), unit(second), everyone=everyone[:2], weight=everyone[2], offset=offset, temperature=0.5
+    )
+    return mean_over_workers(each, everyone[2][own])
+
+
+LOSSES = {
+    "symmetric": symmetric,
+    "nt_xent": lambda a, b, w: InfoNCELoss(0.3)(a, b, w)["loss"],
+    "relic": lambda a, b, w: ReLICLoss()(a, b, weight=w)["loss"],
+    "align_uniform": lambda a, b, w: AlignUniformLoss()(a, b, w)["loss"],
+}
+
+
+def gradients(view_rows, weight):
+    found = {}
+    for name, loss in LOSSES.items():
+        leaves = [x.clone().requires_grad_() for x in view_rows]
+        value = loss(*leaves, weight)
+        found[name] = [value.detach(), *torch.autograd.grad(value, leaves)]
+    return found
+
+
+def worker(folder):
+    join_workers(torch.device("cpu"))
+    views, weight = batch()
+    mine = slice(0, SIZES[0]) if rank() == 0 else slice(SIZES[0], None)
+    torch.save(gradients([x[mine] for x in views], weight[mine]), folder / f"{rank()}.pt")
+
+
+def test_two_workers_give_the_loss_and_gradients_of_the_joint_batch(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={port}"]
+    command = [sys.executable, *launch, __file__, str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
+        try:
+            _, errors = job.communicate(timeout=300)
+        except subprocess.TimeoutExpired:
+            job.terminate()  # a kill would leave the workers behind
+            raise
+    assert (job.returncode, errors) == (0, "")
+    parts = [torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in (0, 1)]
+    views, weight = batch()
+    for name, (value, *slopes) in gradients(views, weight).items():
+        mean = (parts[0][name][0] + parts[1][name][0]) / 2
+        torch.testing.assert_close(mean, value, rtol=1e-9, atol=1e-12, msg=name)
+        for k, slope in enumerate(slopes, 1):
+            # the training loop takes the mean over workers of every gradient
+            joined = torch.cat([part[name][k] for part in parts]) / 2
+            torch.testing.assert_close(joined, slope, rtol=1e-9, atol=1e-12, msg=name)
+
+
+def test_one_process_has_the_plain_mean():
+    views, weight = batch()
+    first, second = (unit(x) for x in views)
+    each = nt_xent(first, second, weight=weight, temperature=0.3)
+    expected = (weight * each).sum() / weight.sum()
+    torch.testing.assert_close(LOSSES["nt_xent"](*views, weight), expected)
+
+
+if __name__ == "__main__":
+    worker(Path(sys.argv[1]))
