@@ -27,6 +27,7 @@ def test_flags_are_those_of_the_frames_that_are_cropped():
     for row in range(64):
         of = int(batch["cast"][row, 0] == 2)
         first = int(batch["values"][row, 0, 0]) // 4
+        assert (batch["recording"][row], batch["begin"][row]) == (of, first)
         told = quiet[of][first : first + 30]
         assert batch["quiet"][row].tolist() == [*told, *[False] * (30 - len(told))]
         assert (batch["times"][row, : len(told), 0].numpy() == told).all()
@@ -35,7 +36,7 @@ def test_flags_are_those_of_the_frames_that_are_cropped():
 
 
 def test_what_is_not_known_is_not_in_the_batch():
-    assert set(drawn(archive())) == {"values", "lengths", "cast"}
+    assert set(drawn(archive())) == {"values", "lengths", "cast", "recording", "begin"}
 
 
 def test_the_smaller_a_cast_the_more_often_it_is_heard():

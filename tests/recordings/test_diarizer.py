@@ -151,8 +151,8 @@ def test_saved_and_loaded_it_says_the_same(model, tests, tmp_path):
     for values, _ in tests.values():
         np.testing.assert_array_equal(again.predict(values).tracks, model.predict(values).tracks)
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
-    assert "casts: 4" in card
-    assert "120 + 200 steps" in card
+    assert "People: 4" in card
+    assert "Steps: 120 + 200 (listen + weigh)" in card
 
 
 @pytest.mark.parametrize("which", ["short", "long"])

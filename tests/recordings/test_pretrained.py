@@ -155,11 +155,13 @@ class Trap:
         return (pytest.fail, ("a pickle was opened",))
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.pth", "model.pkl", "last.ckpt"])
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.pth", "model.pkl", "last.ckpt", "A.PKL"])
 def test_pickles_are_refused_unopened(name, tmp_path):
     folder = saved(tmp_path / "model")
-    (folder / "model.safetensors").unlink()
     (folder / name).write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(RequestError, match=f"{name}, a pickle"):
+        load_folder(folder)  # whatever stands beside it
+    (folder / "model.safetensors").unlink()
     with pytest.raises(RequestError, match=f"{name}, a pickle"):
         load_folder(folder)
     # nor under a false name

@@ -38,6 +38,9 @@ class Options:
     """At most so many people."""
     num_speakers: Annotated[int | None, tyro.conf.arg(metavar="K")] = None
     """Exactly so many people."""
+    speech: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Where somebody speaks, as another program found it: RTTM, UEM, or the Audacity labels (.txt) of one recording.
+    Outside of it nobody is said to speak. Not for folders."""
     workers: Annotated[int, tyro.conf.arg(metavar="N")] = 1
     """Processes that share the recordings of a folder, each with the model in memory."""
     ray: bool = False
@@ -64,6 +67,8 @@ def run(options: Options) -> int:
 def _apply_archive(options: Options) -> int:
     from weigher.recordings.apply_archive import apply_archive
 
+    if options.speech is not None:
+        raise RequestError("--speech is for recordings named one by one; leave out folders, --workers and --ray")
     if options.out is None:
         raise RequestError("the results of many recordings need a folder; name one with --out DIR")
     with console.progress_bar(options.quiet) as progress:
@@ -108,6 +113,7 @@ def _apply_files(options: Options) -> int:
     import json as json_format
 
     from weigher.io.atomic import writing
+    from weigher.io.speech import read_speech
     from weigher.recordings.archive_files import FORMAT_SUFFIXES, as_text
     from weigher.recordings.diarizer import Diarizer
 
@@ -123,6 +129,7 @@ def _apply_files(options: Options) -> int:
                     min_speakers=options.min_speakers,
                     max_speakers=options.max_speakers,
                     num_speakers=options.num_speakers,
+                    speech=None if options.speech is None else read_speech(options.speech, path.stem),
                     progress=progress if len(options.audio) == 1 else None,
                 )
             except RequestError as error:
@@ -155,6 +162,8 @@ def _apply_files(options: Options) -> int:
 
 def _check_printable(options: Options) -> None:
     """Raise RequestError for results that would replace or run into each other."""
+    if options.speech is not None and options.speech.suffix.lower() == ".txt" and len(options.audio) > 1:
+        raise RequestError("Audacity labels tell of one recording; name one, or give RTTM or UEM with --speech")
     if options.out is not None:
         twice = [name for name, count in Counter(path.stem for path in options.audio).items() if count > 1]
         if twice:

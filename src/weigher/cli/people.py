@@ -1,4 +1,4 @@
-"""``weigher people``: list, rename, merge, forget and export the people whom an index knows."""
+"""``weigher people``: list, rename, merge, forget, export and map the people whom an index knows."""
 
 from __future__ import annotations
 
@@ -77,16 +77,30 @@ class Export:
     json: Json = False
 
 
+@dataclass(frozen=True)
+class Map:
+    """Draw all voices as points, alike ones near each other, in the colours of their names (needs the [plot] extra).
+
+    Enrolled voices are framed, those heard in recordings are not, unknown ones are grey; of many, some are drawn.
+    """
+
+    index: Folder
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE")]
+    """Picture to write; its ending says the format (.png, .svg, .pdf)."""
+    json: Json = False
+
+
 Options = (
     Annotated[ListPeople, tyro.conf.subcommand("list")]
     | Annotated[Rename, tyro.conf.subcommand("rename")]
     | Annotated[Merge, tyro.conf.subcommand("merge")]
     | Annotated[Forget, tyro.conf.subcommand("forget")]
     | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Map, tyro.conf.subcommand("map")]
 )
 
 
-def run(options: ListPeople | Rename | Merge | Forget | Export) -> int:
+def run(options: ListPeople | Rename | Merge | Forget | Export | Map) -> int:
     """Do what the sub-verb says; RequestError for a name that nobody bears, or an index that cannot be used."""
     from weigher.recordings.index import PeopleIndex
 
@@ -113,6 +127,8 @@ def run(options: ListPeople | Rename | Merge | Forget | Export) -> int:
             _say(options.json, "forgotten: " + "; ".join(words), {"forgotten": told})
         case Export():
             _export(index, options)
+        case Map():
+            _map(index, options)
     return 0
 
 
@@ -150,3 +166,13 @@ def _export(index: PeopleIndex, options: Export) -> None:
         file.write(json.dumps(plain, indent=2, allow_nan=False) + "\n")
     count = len(plain["people"])
     _say(options.json, f"written: {options.out}, {count} people", {"written": str(options.out), "people": count})
+
+
+def _map(index: PeopleIndex, options: Map) -> None:
+    from weigher.recordings.voice_map import draw_map
+
+    voices = draw_map(index, options.out)
+    people = len({name for name in voices.names if name is not None})
+    unknown = sum(name is None for name in voices.names)
+    told = {"written": str(options.out), "voices": len(voices.names), "people": people, "unknown": unknown}
+    _say(options.json, f"written: {options.out}, {told['voices']} voices of {people} people, {unknown} unknown", told)

@@ -5,12 +5,18 @@ from __future__ import annotations
 import json as json_format
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from weigher.cli import console
 from weigher.errors import RequestError
+
+if TYPE_CHECKING:
+    from weigher.io.manifest import Manifest
+    from weigher.recordings.adapt import Start
+
+_PLANTED = 0.1  # share of the casts, with --audit
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,17 @@ class Options:
     """JSON file of settings laid over the defaults; RUN/config.json of any run shows them all."""
     resume: bool = False
     """Go on with a run that was stopped, with the settings it began with."""
+    start: Annotated[Path | None, tyro.conf.arg(name="from", metavar="MODEL")] = None
+    """Begin from what a model has learned: a run, whose names are kept and new ones added, or a model folder."""
+    freeze: Literal["encoder", "nothing"] | None = None
+    """With --from, what stays as it is: the encoder, and with it how voices are compared, so that people known by name
+    stay known (the default), or nothing, for recordings that sound very different."""
+    replay: Annotated[Path | None, tyro.conf.arg(metavar="OLD_CAST")] = None
+    """With --from, a list whose recordings are mixed in, such as the one the model was trained on, so that it does not
+    forget them; a recording in both lists is taken from CAST."""
+    audit: bool = False
+    """Let one cast in ten name, while listening, somebody who is not there, so that `weigher audit` can tell from where
+    on names are likely wrong."""
     seed: Annotated[int | None, tyro.conf.arg(metavar="S")] = None
     """Seed of everything that is drawn (default 0)."""
     slots: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
@@ -54,15 +71,21 @@ def run(options: Options) -> int:
     """Train and save; RequestError for casts or recordings that cannot be used."""
     from weigher.io.atomic import writing
     from weigher.io.manifest import indistinguishable, read_manifest
+    from weigher.recordings.adapt import kept_start
     from weigher.recordings.configs import to_plain
     from weigher.recordings.diarizer import Diarizer
     from weigher.train.distribution import rank
 
     speaks = rank() == 0  # under torchrun, one worker writes and prints for all
     manifest = read_manifest(options.cast, skip_bad=options.skip_bad)
+    start = _start(options)
+    if options.replay is not None:
+        manifest = _mixed(manifest, read_manifest(options.replay, skip_bad=options.skip_bad))
     for warning in indistinguishable(manifest.recordings) if speaks else ():
         console.message(f"warning: {warning}")
-    config = _resolved(options, [recording.path for recording in manifest.recordings])
+    config = _resolved(options, [recording.path for recording in manifest.recordings], start)
+    if options.resume:
+        start = kept_start(options.out, config.model)
     diarizer = Diarizer(config=config, device=options.device)
     if not options.resume:
         if (options.out / "listen" / "last.safetensors").exists():
@@ -73,6 +96,7 @@ def run(options: Options) -> int:
     with console.progress_bar(options.quiet or not speaks) as progress:
         diarizer.fit(
             manifest,
+            start=start,
             run_dir=options.out,
             resume=options.resume,
             skip_bad=options.skip_bad,
@@ -101,12 +125,40 @@ def run(options: Options) -> int:
     return 0
 
 
-def _resolved(options: Options, paths: list[Path]):
+def _start(options: Options) -> Start | None:
+    """Read what training begins from; RequestError for options that contradict it."""
+    from weigher.recordings.adapt import read_start
+
+    if options.start is None:
+        for name in ("freeze", "replay"):
+            if getattr(options, name) is not None and not (name == "replay" and options.resume):
+                raise RequestError(f"--{name} says how to train on from a model; name the model with --from")
+        return None
+    if options.resume:
+        raise RequestError("--from begins a run, --resume goes on with one and knows what it began from; give one")
+    for name in ("slots", "front", "wavlm"):
+        if getattr(options, name) is not None:
+            raise RequestError(f"--{name} shapes a new model, and {options.start} has its shape; leave --{name} out")
+    return read_start(options.start)
+
+
+def _mixed(manifest: Manifest, old: Manifest) -> Manifest:
+    """Add to a list the recordings of another one that it does not have."""
+    own = {recording.path.resolve() for recording in manifest.recordings}
+    added = tuple(recording for recording in old.recordings if recording.path.resolve() not in own)
+    return replace(manifest, recordings=manifest.recordings + added, skipped=manifest.skipped + old.skipped)
+
+
+def _resolved(options: Options, paths: list[Path], start: Start | None):
     """Lay the file and the options over the defaults; a resumed run keeps its own settings."""
-    from weigher.recordings.configs import read_config
+    from weigher.recordings.configs import from_plain, read_config
     from weigher.recordings.diarizer import DiarizerConfig
 
     config = DiarizerConfig()
+    if start is not None:
+        _check_paths(paths, start.model.config.front.kind, options.start)
+        config = from_plain(DiarizerConfig, dict(start.settings), options.start or "")  # it was trained with these
+        config = replace(config, learn=replace(config.learn, frozen=options.freeze or "encoder", planted=0.0))
     if options.wavlm is not None:  # what suits its features; a file of settings may say otherwise
         encoder, weigher = replace(config.model.encoder, kind="linear"), config.model.weigher
         weigher = replace(weigher, channel_reduction=12, time_reduction=15)
@@ -118,6 +170,8 @@ def _resolved(options: Options, paths: list[Path]):
         config = read_config(kept, config)
     if options.config is not None:
         config = read_config(options.config, config)
+    if start is not None and config.model != start.model.config:
+        raise RequestError(f"{options.config} changes the shape of the model in {options.start}; leave `model` out")
     front, phases, weigher = config.model.front, config.learn, config.model.weigher
     if options.wavlm is not None:
         # a folder by its whole name: the model is applied from other places, too
@@ -125,7 +179,7 @@ def _resolved(options: Options, paths: list[Path]):
         front = replace(front, kind="wavlm", wavlm=wavlm)
     elif options.front is not None:
         front = replace(front, kind=options.front)
-    elif options.config is None and not options.resume and all(path.suffix == ".npz" for path in paths):
+    elif options.config is None and start is None and not options.resume and all(p.suffix == ".npz" for p in paths):
         front = replace(front, kind="features")
     if options.slots is not None:
         weigher = replace(weigher, slots=options.slots)
@@ -133,8 +187,19 @@ def _resolved(options: Options, paths: list[Path]):
         phases = replace(
             phases, listen=replace(phases.listen, seed=options.seed), weigh=replace(phases.weigh, seed=options.seed)
         )
+    if options.audit:
+        phases = replace(phases, planted=_PLANTED)
     if options.listen_steps is not None:
         phases = replace(phases, listen=replace(phases.listen, steps=options.listen_steps))
     if options.weigh_steps is not None:
         phases = replace(phases, weigh=replace(phases.weigh, steps=options.weigh_steps))
     return replace(config, model=replace(config.model, front=front, weigher=weigher), learn=phases)
+
+
+def _check_paths(paths: list[Path], kind: str, model: Path | None) -> None:
+    """Say before anything is read where a model of audio is given features, or the other way round."""
+    hears_features = kind == "features"
+    other = next((path for path in paths if (path.suffix == ".npz") != hears_features), None)
+    if other is not None:
+        hears = "features (.npz)" if hears_features else f"audio ({kind})"
+        raise RequestError(f"{model} hears {hears}, and {other} is none; give recordings like those it was trained on")

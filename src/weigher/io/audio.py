@@ -28,6 +28,7 @@ AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".a
 
 _BLOCK_VALUES = 1 << 17  # values (frames x channels) decoded at a time: 0.5 MB
 _CONTEXT = 2048  # samples of the slower rate around a part; soxr's filter reaches 183 of them at most
+_RATES = (1_000, 1_000_000)  # Hz; a damaged header's 3 Hz would make hours of a file of some kilobytes
 _UNKNOWN_LENGTH = 1 << 62  # libsndfile's "as long as it goes" is 2^63 - 1
 
 
@@ -183,9 +184,15 @@ def _open(path: str | os.PathLike[str]) -> soundfile.SoundFile:
             "copy it again, or convert it to FLAC or WAV"
         ) from error
     frames, rate = file.frames, file.samplerate
-    if frames < _UNKNOWN_LENGTH and round(frames * SAMPLE_RATE / rate) > 0:
+    likely = _RATES[0] <= rate <= _RATES[1]
+    if likely and frames < _UNKNOWN_LENGTH and round(frames * SAMPLE_RATE / rate) > 0:
         return file
     file.close()
+    if not likely:
+        raise AudioError(
+            f"{path} says it has {rate} samples a second; needed are {_RATES[0]} to {_RATES[1]}: its header is "
+            "damaged, copy it again"
+        )
     if frames >= _UNKNOWN_LENGTH:
         raise AudioError(f"{path} does not say how long it is (made through a pipe?); convert it to FLAC or WAV again")
     raise AudioError(f"{path} is empty: it has a header and {frames} samples; record it again, or leave it out")

@@ -53,15 +53,19 @@ def write_folder(
 def read_folder(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the configuration and the weights of a model folder of this `kind`.
 
-    Raises RequestError where the folder is missing, incomplete, damaged, of another kind, or holds only a pickle.
+    Raises RequestError where the folder is missing, incomplete, damaged, of another kind, or holds a pickle.
     """
     if not folder.is_dir():
         raise RequestError(f"there is no model folder {folder}; give the folder of a trained model (RUN/model)")
     weights = folder / WEIGHTS
+    pickles = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in _PICKLES)
+    if pickles:
+        raise RequestError(
+            f"{folder} holds {pickles[0]}, a pickle, which can run code and is refused: remove it; needed is "
+            f"{WEIGHTS}, as save_pretrained writes it"
+        )
     if not weights.is_file():
-        pickles = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLES)
-        found = f"it holds {pickles[0]}, a pickle, which can run code and is refused" if pickles else "it is not there"
-        raise RequestError(f"{folder} needs {WEIGHTS}: {found}; save the model with save_pretrained")
+        raise RequestError(f"{folder} needs {WEIGHTS}: it is not there; save the model with save_pretrained")
     config = read_json(folder / CONFIG)
     if not isinstance(config, dict) or config.get("format") != kind:
         given = config.get("format") if isinstance(config, dict) else config

@@ -10,19 +10,22 @@ Source: the documentation of pyannote.database (https://github.com/pyannote/pyan
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from weigher.errors import RequestError
 from weigher.io.interchange import only_recording
-from weigher.io.rows import ManifestError, Row, text_of, tidy
+from weigher.io.rows import ManifestError, Row, shortened, text_of, tidy
 from weigher.io.rttm import Segment, read_rttm, unescape_name
 
 _SELECTION = re.compile(r"(?P<file>.+\.ya?ml)(?:#(?P<name>.*))?", re.DOTALL | re.IGNORECASE)
 _FIELD = re.compile(r"\{(\w*)\}")
+_MOST_ENTRIES = 100_000  # of all mappings, as they are once those they refer to are merged in
 _LEARNED_FROM = ("train", "files")  # files: what a Collection has instead of subsets
 
 
@@ -112,10 +115,26 @@ def _yaml(source: Path) -> Mapping[Any, Any]:
     except ImportError as error:
         raise RequestError("database.yml is read with PyYAML; run: pip install 'weigher[yaml]'") from error
     try:
-        content = yaml.safe_load(text_of(source))
+        content = yaml.load(text_of(source), Loader=_loader(yaml))
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ManifestError(f"{source} is no YAML: {error}") from error
     return _mapping(content)
+
+
+def _loader(yaml: ModuleType) -> type:
+    """PyYAML's safe loader with an end to merge keys (`<<`), some lines of which would fill any memory."""
+
+    class Loader(yaml.SafeLoader):
+        merged = 0
+
+        def flatten_mapping(self, node: Any) -> None:
+            super().flatten_mapping(node)  # asks for each mapping that is merged, and only then copies their entries
+            self.merged += len(node.value)
+            if self.merged > _MOST_ENTRIES:
+                told = f"more than {_MOST_ENTRIES} entries"
+                raise yaml.constructor.ConstructorError(None, None, told, node.start_mark)
+
+    return Loader
 
 
 def _mapping(value: object) -> Mapping[Any, Any]:
@@ -152,8 +171,8 @@ def _chosen(source: Path, subsets: list[_Subset], name: str) -> _Subset:
 
 def _place(source: Path, name: str) -> Path:
     """Where a list or an annotation is: from the working folder, as pyannote.database has it, or beside the file."""
-    here = Path(name).expanduser()
-    return here if here.is_file() else source.parent / here
+    here = Path(os.path.expanduser(name))  # unlike Path.expanduser, leaves a user nobody knows as it stands
+    return here if os.path.isfile(here) else source.parent / here
 
 
 def _filled(source: Path, template: str, fields: Mapping[str, str]) -> str:
@@ -167,6 +186,9 @@ def _matches(source: Path, folder: Path, template: str, fields: Mapping[str, str
     """The files that a template means; a `*` in it stands for any letters, `**` for any folders."""
     if "*" not in template:
         path = folder / _filled(source, template, fields)
-        return [str(path)] if path.is_file() else []
+        return [str(path)] if os.path.isfile(path) else []
     pattern = _filled(source, template, {name: glob.escape(value) for name, value in fields.items()})
-    return sorted(str(folder / match) for match in glob.glob(pattern, root_dir=folder, recursive=True))
+    try:
+        return sorted(str(folder / match) for match in glob.glob(pattern, root_dir=folder, recursive=True))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ManifestError(f"{source}: {shortened(Path(template))!r} is no pattern of files ({error})") from error

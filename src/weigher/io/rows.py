@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -45,10 +46,20 @@ def tidy(name: str) -> str:
     return unicodedata.normalize("NFC", name.strip())
 
 
+def shortened(path: Path, most: int = 300) -> str:
+    """Return a path as text for a message: a damaged list may name one of megabytes.
+
+    >>> shortened(Path("a" * 1000), most=8)
+    'aaaa...aaaa'
+    """
+    text = str(path)
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 2 :]}"
+
+
 def text_of(source: Path) -> str:
     """Return the text of a manifest; ManifestError where it is not there or no UTF-8."""
-    if not source.is_file():
-        raise ManifestError(f"the manifest {source} does not exist; check its name")
+    if not os.path.isfile(source):  # unlike Path.is_file, false for names that are too long to be one
+        raise ManifestError(f"the manifest {shortened(source)} does not exist; check its name")
     content = source.read_bytes()
     try:
         return content.decode("utf-8-sig")

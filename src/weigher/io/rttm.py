@@ -197,8 +197,9 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield the number and the fields of each line that holds something."""
     try:
         content = path.read_bytes()
-    except OSError as error:
-        raise RequestError(f"cannot read {path}: {error.strerror or error}; name a file that is there") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name, which another list gave
+        reason = getattr(error, "strerror", None) or error
+        raise RequestError(f"cannot read {path}: {reason}; name a file that is there") from error
     for number, raw in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
         try:
             fields = raw.decode().replace("\t", " ").split(" ")

@@ -57,7 +57,7 @@ def read_texts(path: str | os.PathLike[str]) -> LabelledTexts:
     reader = readers.get(source.suffix.lower())
     if reader is None:
         raise TextsError(f"{source} is no file of texts: its name needs to end in .parquet, .csv or .jsonl")
-    if not source.is_file():
+    if not os.path.isfile(source):
         raise TextsError(f"the file of texts {source} does not exist; check its name")
     texts: list[str] = []
     labels: list[Label] = []

@@ -35,7 +35,7 @@ def read_vectors(
     {'bad': [-0.5, 1.0]}
     """
     source = Path(path)
-    if not source.is_file():
+    if not os.path.isfile(source):
         raise RequestError(f"the file of word vectors {source} does not exist; check its name")
     total, width, done = source.stat().st_size, 0, 0
     found: dict[str, np.ndarray] = {}

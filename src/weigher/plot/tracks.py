@@ -16,6 +16,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from weigher.errors import RequestError
+from weigher.plot.fonts import drawable, font_family
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#882255", "#999933", "#117733")
 _INK, _FAINT, _GRID, _PAPER = "#222222", "#767676", "#E6E6E6", "#F3F3F3"
 _NOBODY = ("#8C8C8C", "#B5B5B5")  # reference speakers whom no found speaker fits
-_FONTS = ("Inter", "Source Sans 3", "Helvetica Neue", "Segoe UI", "Arial", "DejaVu Sans")
-_SCRIPTS = ("Noto Sans CJK JP", "Hiragino Sans", "Microsoft YaHei", "Noto Sans Arabic", "Arial Unicode MS")
 
 # Inches. All of the picture has one vertical axis in inches, so that rows, names and bars share their places.
 _WIDTH, _LEFT, _RIGHT, _BAR, _TOP, _BOTTOM = 10.0, 1.35, 1.5, 0.75, 0.66, 0.5
@@ -169,7 +168,6 @@ class _Page:
         try:
             from matplotlib.backends.backend_agg import FigureCanvasAgg
             from matplotlib.figure import Figure
-            from matplotlib.font_manager import get_font_names
         except ImportError as error:
             raise RequestError("pictures need matplotlib; run: pip install 'weigher[plot]'") from error
         figure = Figure(figsize=(_WIDTH, height), dpi=160, facecolor="white")
@@ -177,9 +175,7 @@ class _Page:
         axes = figure.add_axes((_LEFT / _WIDTH, 0.0, (_WIDTH - _LEFT - _RIGHT) / _WIDTH, 1.0))
         axes.set(xlim=(0, seconds), ylim=(0, height))
         axes.set_axis_off()
-        there = set(get_font_names())
-        latin = next((name for name in _FONTS if name in there), "DejaVu Sans")
-        return cls(figure, axes, height, seconds, [latin, *(name for name in _SCRIPTS if name in there), "DejaVu Sans"])
+        return cls(figure, axes, height, seconds, font_family())
 
     def inch(self, inches: float) -> float:
         """Return a horizontal distance in seconds."""
@@ -187,7 +183,7 @@ class _Page:
 
     def write(self, x: float, y: float, text: str, **style) -> None:
         style = {"color": _INK, "fontsize": 9, "family": self.family, "parse_math": False} | style
-        self.axes.text(x, y, _drawable(text, self.family), **style)
+        self.axes.text(x, y, drawable(text, self.family), **style)
 
     def bars(self, y: float, height: float, turns: Sequence[Turn], colour: str) -> None:
         spans = [(turn.start, min(turn.end, self.seconds) - turn.start) for turn in turns if turn.start < self.seconds]
@@ -296,11 +292,3 @@ def _count(speakers: int) -> str:
 
 def _short(name: str) -> str:
     return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
-
-
-def _drawable(text: str, family: list[str]) -> str:
-    """Return the text with a box for each letter that no font at hand can draw: matplotlib would warn of each."""
-    from matplotlib.font_manager import FontProperties, findfont, get_font
-
-    fonts = [get_font(findfont(FontProperties(family=name))) for name in family]
-    return "".join(letter if any(font.get_char_index(ord(letter)) for font in fonts) else "□" for letter in text)

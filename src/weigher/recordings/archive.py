@@ -76,7 +76,8 @@ def crops(
     """Draw crops of `steps` values from recordings (whole ones where they are shorter).
 
     A recording is drawn in inverse proportion to the size of its cast, for the fewer people there are, the more a cast
-    tells. `hidden` is the largest share of bands that a crop may lack (`hide_bands`; log-power only).
+    tells. `hidden` is the largest share of bands that a crop may lack (`hide_bands`; log-power only). "recording" and
+    "begin" of a crop are the recording it was drawn from, and the first of its encoder frames.
     """
     telling = 1 / (cast >= 0).sum(1).clamp(min=1).double().numpy()
     chosen = generator.choice(len(telling), count, p=telling / telling.sum())
@@ -84,6 +85,7 @@ def crops(
     first = archive.values[0]
     values = np.zeros((count, steps, *first.shape[1:]), np.float32)
     lengths = np.zeros(count, np.int64)
+    begins = np.zeros(count, np.int64)
     frames = -(-steps // per_frame)
     known = {}
     if archive.times is not None:
@@ -94,11 +96,12 @@ def crops(
         whole = archive.values[index]
         begin = int(generator.integers(0, max(1, len(whole) - steps + 1))) // per_frame * per_frame
         piece = whole[begin : begin + steps]
-        values[row, : len(piece)], lengths[row] = piece, len(piece)
+        values[row, : len(piece)], lengths[row], begins[row] = piece, len(piece), begin // per_frame
         for all_of_it, part in known.values():
             told = all_of_it[index][begin // per_frame :][:frames]
             part[row, : len(told)][..., : told.shape[-1]] = told
     if model.mix == "log-power":
         hide_bands(values, hidden, generator)
     batch = {"values": torch.from_numpy(values), "lengths": torch.from_numpy(lengths), "cast": cast[chosen]}
+    batch |= {"recording": torch.from_numpy(chosen), "begin": torch.from_numpy(begins)}
     return batch | {name: torch.from_numpy(part) for name, (_, part) in known.items()}

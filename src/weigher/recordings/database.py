@@ -142,7 +142,15 @@ def _checked(folder: Path) -> Iterator[sqlite3.Connection]:
             raise RequestError(f"the index {path} is empty; remove the file, and `weigher enroll` makes a new one")
         if (kind, version) != (_KIND, _VERSION):
             raise RequestError(f"{path} is a database of another kind or version; needed is an index of this weigher")
-        yield database
+        try:
+            yield database
+        except WeigherError:
+            raise
+        except (TypeError, ValueError, KeyError, OverflowError) as error:
+            # what cannot be, such as a name that is NULL, is damage where SQLite finds some, else our own mistake
+            if _is_whole(database):
+                raise
+            raise RequestError(_damaged(path, error)) from error
 
 
 @contextmanager
@@ -162,6 +170,14 @@ def _opened(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
         yield database
     finally:
         database.close()
+
+
+def _is_whole(database: sqlite3.Connection) -> bool:
+    return [row for (row,) in database.execute("PRAGMA quick_check").fetchall()] == ["ok"]
+
+
+def _damaged(path: Path, error: Exception) -> str:
+    return f"the index {path} is damaged ({error}); put a copy in its place, or enrol anew"
 
 
 def _tables(database: sqlite3.Connection) -> int:
@@ -188,8 +204,9 @@ def _explained(path: Path) -> Iterator[None]:
             raise WeigherError(
                 f"the disk is full: nothing was changed in {path}; free some space, then run again"
             ) from error
-        if kind in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            raise RequestError(f"the index {path} is damaged {told}; put a copy in its place, or enrol anew") from error
+        # ERROR: our statements are all right, so that the schema they are read against is not
+        if kind in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT):
+            raise RequestError(_damaged(path, error)) from error
         if kind == sqlite3.SQLITE_IOERR:
             raise WeigherError(f"{path} could not be read or written {told}; look at the disk") from error
         raise

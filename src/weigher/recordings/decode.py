@@ -12,7 +12,7 @@ Source: J. Canny, "A Computational Approach to Edge Detection", 1986, for hyster
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -203,12 +203,12 @@ def decode_slots(
         threshold=config.threshold,
     )
     frames = max(0, math.ceil((end - _MICROSECOND) / hop_seconds))  # those that begin before the recording ends
-    tracks = tracks[:frames, kept]
-    if not np.isfinite(tracks).all():
+    columns = [tracks[:frames, slot] for slot in kept]  # views: all tracks of a long recording fill much memory
+    if not all(np.isfinite(column).all() for column in columns):
         raise RequestError("a track holds NaN or infinity; needed are weights in [0, 1]: the model is broken")
     find = partial(_turns, hop_seconds=hop_seconds, end=end)
     least = (min_speakers or 0) if num_speakers is None else num_speakers
-    who, starts, ends = _insist(find(tracks, config=config), least, tracks, find, config)
+    who, starts, ends = _insist(find(columns, config=config), least, columns, find, config)
     starts = np.round(starts, _MICROSECOND_DIGITS)
     ends = np.minimum(np.round(ends, _MICROSECOND_DIGITS), end)
     first = np.full(len(kept), np.inf)
@@ -224,9 +224,9 @@ def decode_slots(
 _Turns = tuple[np.ndarray, np.ndarray, np.ndarray]  # who (column of the tracks), starts and ends in seconds
 
 
-def _turns(tracks: np.ndarray, *, hop_seconds: float, end: float, config: DecodeConfig) -> _Turns:
+def _turns(columns: Sequence[np.ndarray], *, hop_seconds: float, end: float, config: DecodeConfig) -> _Turns:
     # one track at a time: the indices of hysteresis take many times the memory of the track
-    edges = [np.flatnonzero(np.diff(_on(track, config), prepend=False, append=False)) for track in tracks.T]
+    edges = [np.flatnonzero(np.diff(_on(track, config), prepend=False, append=False)) for track in columns]
     who = np.repeat(np.arange(len(edges)), [len(each) // 2 for each in edges])  # off to on and back, in turn
     joined = np.concatenate([*edges, np.empty(0, np.intp)])
     starts, ends = joined[::2] * hop_seconds, np.minimum(joined[1::2] * hop_seconds, end)
@@ -238,17 +238,24 @@ def _turns(tracks: np.ndarray, *, hop_seconds: float, end: float, config: Decode
 
 
 def _on(track: np.ndarray, config: DecodeConfig) -> np.ndarray:
-    return hysteresis(track[:, None], config.onset, config.offset)[:, 0]
+    return hysteresis(_wide(track)[:, None], config.onset, config.offset)[:, 0]
 
 
-def _insist(turns: _Turns, least: int, tracks: np.ndarray, find: Callable[..., _Turns], config: DecodeConfig) -> _Turns:
-    """Add turns of silent speakers, who come most confident first in `tracks`, until `least` speakers have one."""
+def _wide(track: np.ndarray) -> np.ndarray:
+    """Half precision as single: numpy would round the thresholds to it."""
+    return track.astype(np.float32) if track.dtype == np.float16 else track
+
+
+def _insist(
+    turns: _Turns, least: int, columns: Sequence[np.ndarray], find: Callable[..., _Turns], config: DecodeConfig
+) -> _Turns:
+    """Add turns of silent speakers, who come most confident first in `columns`, until `least` speakers have one."""
     who, starts, ends = turns
     missing = max(0, least - np.unique(who).size)
-    peaks = tracks.max(axis=0, initial=0)
+    peaks = np.array([_wide(track).max(initial=0) for track in columns])
     silent = np.setdiff1d(np.flatnonzero(peaks > 0), who)
     for column in silent[:missing]:
-        scaled = tracks[:, [column]] / peaks[column]
+        scaled = [_wide(columns[column]) / peaks[column]]
         _, opens, closes = find(scaled, config=config)
         if not opens.size:
             _, opens, closes = find(scaled, config=replace(config, min_speech_seconds=0.0))

@@ -6,9 +6,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,36 +19,24 @@ from weigher.io.audio import SAMPLE_RATE, audio_seconds, stream_audio
 from weigher.io.features import Features, read_features
 from weigher.io.manifest import Manifest, Recording, check_cast_sizes, check_readable, read_manifest
 from weigher.io.rttm import read_rttm_tree
+from weigher.io.speech import joined
+from weigher.recordings.adapt import Start, keep_start
 from weigher.recordings.archive import Archive, check_archive
+from weigher.recordings.cast_margins import block_frames
 from weigher.recordings.configs import from_plain, to_plain
 from weigher.recordings.decode import DecodeConfig, decode_slots
 from weigher.recordings.features import WINDOW_SAMPLES
 from weigher.recordings.learn import LearnConfig, Progress, learn
 from weigher.recordings.link import Linker
-from weigher.recordings.model import ModelConfig, RecordingModel
+from weigher.recordings.model import LabelHead, ModelConfig, RecordingModel
+from weigher.recordings.model_card import Origin, card_of, origin_of
+from weigher.recordings.outside_speech import only_in_speech
 from weigher.recordings.pretrained import load_folder, save_folder
 from weigher.recordings.result import Diarization
 from weigher.recordings.score import Score, score
-from weigher.train.distribution import resolve_device
+from weigher.recordings.training_list import TrainingList, keep_list
+from weigher.train.distribution import rank, resolve_device
 from weigher.train.loop import History
-
-_CARD = """---
-library_name: weigher
-tags: [speaker-diarization, weak-supervision]
----
-
-# Diarizer learned from casts
-
-- People in the training casts: {people}
-- Training: {trained}, {minutes:.1f} minutes
-- Slots: {slots}; front end: {front}; seed: {seed}
-
-Load with `weigher.recordings.Diarizer.from_pretrained(folder)`; the settings are in `config.json`:
-
-```json
-{settings}
-```
-"""
 
 
 @dataclass(frozen=True)
@@ -79,7 +66,7 @@ class Diarizer:
 
     `fit(cast)` takes a manifest (CSV, JSON lines, RTTM whose times are dropped), `predict(recording)` returns a
     `Diarization`, `transform(recordings)` slot embeddings, `score(recordings, references)` error rates in per cent.
-    After fit: `labels_` (names of training), `history_` (phases listen and weigh), `model_`.
+    After fit: `labels_` (names of training), `history_` (phases listen and weigh), `model_`, `head_` (of names).
 
         model = Diarizer(slots=8, seed=0).fit("cast.csv")
         print(model.predict("meeting.wav", max_speakers=4).to_rttm())
@@ -104,14 +91,17 @@ class Diarizer:
         self.config = config
         self.device = resolve_device(device)
         self.model_: RecordingModel | None = None
+        self.head_: LabelHead | None = None
         self.labels_: tuple[str, ...] = ()
         self.history_: tuple[History, History] | None = None
         self.skipped_: tuple[str, ...] = ()
+        self.origin_ = Origin()
 
     def fit(
         self,
         cast: str | Path | Manifest | Archive,
         *,
+        start: Start | None = None,
         run_dir: str | Path | None = None,
         resume: bool = False,
         skip_bad: bool = False,
@@ -121,30 +111,64 @@ class Diarizer:
     ) -> Diarizer:
         """Learn from recordings of which only the cast is known.
 
-        `cast` is a manifest (path or read already) or an `Archive` in memory. With `skip_bad`, unreadable recordings
-        are left out and listed in `skipped_`. Raises RequestError for casts or audio that cannot be used (all of them
-        named), WeigherError where training fails.
+        `cast` is a manifest (path or read already) or an `Archive` in memory. `start` is what a model of this
+        configuration has learned before (`weigher.recordings.adapt.read_start`); the labels of an archive then begin
+        with those it knows (`Start.names`). `run_dir` holds, beside the phases of training, the list of recordings.
+        With `skip_bad`, unreadable recordings are left out and listed in `skipped_`. Raises RequestError for casts or
+        audio that cannot be used (all of them named), WeigherError where training fails.
         """
-        archive = cast if isinstance(cast, Archive) else self._read(cast, skip_bad, progress)
+        known = start.labels if start is not None else ()
+        recordings: Sequence[Recording] = ()
+        if isinstance(cast, Archive):
+            archive = cast
+        else:
+            recordings, values = self._read(cast, skip_bad, progress)
+            archive = _archive(recordings, values, start)
         check_archive(archive, self.config.model)
+        if archive.labels[: len(known)] != known:
+            raise RequestError("the labels of the archive do not begin with those the model knows; see Start.names")
         torch.manual_seed(self.config.learn.listen.seed)
         model = RecordingModel(self.config.model)
+        head = LabelHead(self.config.model.encoder.embedding, len(archive.labels))
+        if start is not None:
+            start.give(model, head)
+        folder = None if run_dir is None else Path(run_dir)
+        if folder is not None and rank() == 0:
+            if start is not None and not resume:
+                keep_start(folder, start)
+            if recordings:
+                block_seconds = block_frames(model.hop_seconds) * model.hop_seconds
+                told = TrainingList.of(recordings, archive.labels, block_seconds)
+                keep_list(folder, told, resume=resume)
         self.history_ = learn(
             model,
             archive,
             self.config.learn,
-            run_dir=None if run_dir is None else Path(run_dir),
+            head=head,
+            run_dir=folder,
             resume=resume,
             device=self.device,
             tensorboard=tensorboard,
             validate=validate,
             progress=progress,
         )
+        self.head_ = head.eval()
+        self.origin_ = origin_of(
+            archive,
+            self.history_,
+            data="" if isinstance(cast, Archive) else (cast.source if isinstance(cast, Manifest) else Path(cast)).name,
+            step_seconds=model.step_seconds,
+            seed=self.config.learn.listen.seed,
+            device=self.device,
+            own_score=validate is not None,
+        )
         self.model_ = model.to(self.device).eval()
         self.labels_ = archive.labels
         return self
 
-    def _read(self, cast: str | Path | Manifest, skip_bad: bool, progress: Progress | None) -> Archive:
+    def _read(
+        self, cast: str | Path | Manifest, skip_bad: bool, progress: Progress | None
+    ) -> tuple[Sequence[Recording], dict[Path, np.ndarray]]:
         """Read all recordings of a manifest into memory as the model's values."""
         manifest = cast if isinstance(cast, Manifest) else read_manifest(cast, skip_bad=skip_bad)
         check_cast_sizes(manifest.recordings, self.config.model.weigher.slots)  # said before hours of audio are read
@@ -170,7 +194,7 @@ class Diarizer:
 
         manifest = check_readable(manifest, read, skip_bad=skip_bad, progress=progress)
         self.skipped_ = tuple(f"line {skipped.line}: {skipped.reason}" for skipped in manifest.skipped)
-        return _archive(manifest.recordings, values)
+        return manifest.recordings, values
 
     def predict(
         self,
@@ -179,15 +203,18 @@ class Diarizer:
         min_speakers: int | None = None,
         max_speakers: int | None = None,
         num_speakers: int | None = None,
+        speech: Iterable[tuple[float, float]] | None = None,
         file_id: str | None = None,
         progress: Progress | None = None,
     ) -> Diarization:
         """Say who speaks when: a path (audio, or .npz for a model on features), or values in memory.
 
-        In memory: samples [n] at 16 kHz, or rows [t, f] of the model's features. Raises RequestError for a recording
-        that cannot be read, bounds that contradict each other, or a model that was not fitted.
+        In memory: samples [n] at 16 kHz, or rows [t, f] of the model's features. `speech` is what another program
+        found, (start, end) in seconds: outside of it nobody speaks. Raises RequestError for a recording that cannot be
+        read, bounds that contradict each other, times that cannot be, or a model that was not fitted.
         """
         model = self._fitted()
+        regions = None if speech is None else joined(speech)
         linker = Linker(self.config.link_threshold)
         # where more people are asked for than are found, the likeliest slots of each window stay apart to the end
         insistent = Linker(self.config.link_threshold, hold=True)
@@ -196,6 +223,9 @@ class Diarizer:
         single: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
         for index, (first, values, total) in enumerate(self._windows(recording)):
             tracks, confidence, embeddings = self._weigh(values)
+            if regions is not None:
+                times = (first + np.arange(len(tracks)) + 0.5) * model.hop_seconds
+                tracks, confidence = only_in_speech(tracks, confidence, times, regions, self.config.decode.offset)
             seconds = total
             frames = max(frames, first + len(tracks))
             single = (tracks, confidence, embeddings) if index == 0 else None
@@ -231,7 +261,7 @@ class Diarizer:
             speakers=decoded.speakers,
             confidence=confidence[decoded.slots],
             embeddings=embeddings[decoded.slots],
-            tracks=tracks[:, decoded.slots],
+            tracks=_columns(tracks, decoded.slots),
             hop_seconds=model.hop_seconds,
             seconds=seconds,
         )
@@ -249,8 +279,8 @@ class Diarizer:
     def save_pretrained(self, folder: str | Path, *, card: str = "") -> None:
         """Write `config.json`, `model.safetensors` and a model card; the label head stays behind."""
         model = self._fitted()
-        config = {"config": to_plain(self.config), "labels": len(self.labels_)}
-        save_folder(Path(folder), model, config, card or self._card())
+        config = {"config": to_plain(self.config), "labels": len(self.labels_), "origin": to_plain(self.origin_)}
+        save_folder(Path(folder), model, config, card or card_of(self.origin_, to_plain(self.config)))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, device: str = "auto") -> Diarizer:
@@ -258,10 +288,20 @@ class Diarizer:
         plain, load = load_folder(Path(folder))
         config = from_plain(DiarizerConfig, plain.get("config", {}), Path(folder) / "config.json")
         diarizer = cls(config=config, device=device)
+        diarizer.origin_ = from_plain(Origin, plain.get("origin", {}), Path(folder) / "config.json")
         model = RecordingModel(config.model)
         load(model)
         diarizer.model_ = model.to(diarizer.device).eval()
         return diarizer
+
+    def export_onnx(self, path: str | Path) -> float:
+        """Write the model from features to tracks as ONNX, and return by how much its numbers differ (1e-4 at most).
+
+        Raises as `weigher.recordings.onnx_export.export_onnx`.
+        """
+        from weigher.recordings.onnx_export import export_onnx
+
+        return export_onnx(self._fitted(), path)
 
     def _fitted(self) -> RecordingModel:
         if self.model_ is None:
@@ -320,27 +360,21 @@ class Diarizer:
         tracks, confidence, vectors = (part[0].float().cpu().numpy() for part in (out.tracks, out.confidence, voices))
         return tracks, confidence, vectors
 
-    def _card(self) -> str:
-        """Fill in the model card."""
-        history = self.history_
-        trained = "unknown" if history is None else f"{history[0].step} + {history[1].step} steps"
-        seconds = 0.0 if history is None else history[0].seconds + history[1].seconds
-        return _CARD.format(
-            people=len(self.labels_),
-            trained=trained,
-            minutes=seconds / 60,
-            slots=self.config.model.weigher.slots,
-            front=self.config.model.front.kind,
-            seed=self.config.learn.listen.seed,
-            settings=json.dumps(to_plain(self.config), indent=2),
-        )
+
+def _columns(tracks: np.ndarray, slots: np.ndarray) -> np.ndarray:
+    """Those slots of tracks [t, n] as float32 [t, k], one by one: of a long recording two copies are too many."""
+    chosen = np.empty((len(tracks), len(slots)), np.float32)
+    for column, slot in enumerate(slots):
+        chosen[:, column] = tracks[:, slot]
+    return chosen
 
 
-def _archive(recordings: Sequence[Recording], values: dict[Path, np.ndarray]) -> Archive:
-    labels = sorted({name for recording in recordings for name in recording.cast})
+def _archive(recordings: Sequence[Recording], values: dict[Path, np.ndarray], start: Start | None) -> Archive:
+    names = sorted({name for recording in recordings for name in recording.cast})
+    labels = start.names(names) if start is not None else tuple(names)
     number = {name: index for index, name in enumerate(labels)}
     return Archive(
         values=[values[recording.path] for recording in recordings],
         casts=[[number[name] for name in recording.cast] for recording in recordings],
-        labels=tuple(labels),
+        labels=labels,
     )

@@ -97,7 +97,7 @@ def identify(diarizer: Diarizer, index: PeopleIndex, recording: str | Path, **pr
     `predict` goes to `Diarizer.predict`; raises as that does.
     """
     result = diarizer.predict(recording, **predict)
-    namings = index.name(result.embeddings)
+    namings = index.name(result.embeddings) if result.speakers else []
     unknown = iter(range(1, len(namings) + 1))
     names = tuple(naming.name or f"unknown{next(unknown)}" for naming in namings)
     called = dict(zip(result.speakers, names, strict=True))

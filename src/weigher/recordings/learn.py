@@ -10,6 +10,10 @@
 In the end the slots of the training recordings, named by the head, show how voices are best compared
 (`weigher.recordings.voice_space`).
 
+While phase 1 listens, it also records how clearly each name is heard in each recording
+(`weigher.recordings.cast_margins`), which changes nothing of what is learned. Training can begin from a model that has
+learned before (`weigher.recordings.adapt`), of which a part is held as it is.
+
 With `times` (who speaks when on the training recordings) steps 1 and 2 take them in place of the teacher: the same
 network trained with full time labels, the upper bound of every study. Both phases run on the one loop of
 `weigher.train`.
@@ -30,7 +34,9 @@ from torch import Tensor, nn
 from weigher.core.matching import Matching, match
 from weigher.errors import RequestError
 from weigher.recordings.archive import Archive, crops, hide_bands
+from weigher.recordings.cast_margins import CastMargins, plant, recorder, with_planted
 from weigher.recordings.gather import gather, gather_voices, hold_out
+from weigher.recordings.holding import Frozen, holding
 from weigher.recordings.loss import LossConfig, set_loss
 from weigher.recordings.model import LabelHead, RecordingModel
 from weigher.recordings.recompose import RecomposeConfig, Recomposer, Stretches
@@ -46,6 +52,7 @@ from weigher.train.loop import History, LoopConfig, fit
 
 Progress = Callable[[str, int, int], None]
 
+_TAUGHT = 0.4  # share of phase 1 after which the teacher's evidence counts in full
 _VALIDATION_BATCHES = 2
 
 
@@ -81,19 +88,26 @@ class LearnConfig:
     """The conversations of phase 3."""
     loss: LossConfig = field(default_factory=LossConfig)
     """The loss of phase 3."""
+    planted: float = 0.0
+    """Share of the recordings whose cast is given, in phase 1, one name that is not there, for `weigher audit` to learn
+    from them how clearly such names are heard."""
+    frozen: Frozen = "nothing"
+    """What is held as it is: nothing, or the encoder of frames and the space of voices, for a model that has learned
+    before and by whose voices people are known."""
 
 
 class Listener(nn.Module):
-    """Encoder and head, with the share of each label as the teacher sees it."""
+    """Encoder and head, with the share of each label as the teacher sees it, and `margins`, once it has listened."""
 
     share: Tensor
+    margins: CastMargins
 
-    def __init__(self, model: RecordingModel, labels: int) -> None:
+    def __init__(self, model: RecordingModel, labels: int, head: LabelHead | None = None) -> None:
         super().__init__()
         # registered as parts, so that the loop saves what this phase trains and nothing else
         self.encoder = model.encoder
         self.wavlm = model.wavlm
-        self.head = LabelHead(model.encoder.config.embedding, labels)
+        self.head = head or LabelHead(model.encoder.config.embedding, labels)
         self.register_buffer("share", torch.full((labels,), 1 / labels))
 
 
@@ -102,6 +116,7 @@ def learn(
     archive: Archive,
     config: LearnConfig,
     *,
+    head: LabelHead | None = None,
     run_dir: Path | None = None,
     resume: bool = False,
     device: str | torch.device = "auto",
@@ -110,6 +125,9 @@ def learn(
     progress: Progress | None = None,
 ) -> tuple[History, History]:
     """Train `model` in place on an archive; returns what happened in phases 1 and 3.
+
+    `head`, which names the labels of the archive, is trained in place too (default: a new one). Labels that no
+    recording has keep their rows in it: they are known from before.
 
     Phase 3 ends with its best weights by `validate(model)` ("score", higher is better), by default the track loss on
     conversations of one recording in 20 that is held out for it (in archives of 60 recordings or more).
@@ -122,6 +140,7 @@ def learn(
         model,
         archive,
         config,
+        head=head,
         run_dir=_part(run_dir, "listen"),
         resume=resume,
         device=device,
@@ -140,9 +159,10 @@ def learn(
         validate=validate,
         progress=progress,
     )
-    voices, people = gather_voices(model, listener.head, archive)
-    with suppress(RequestError):  # too few to learn from: voices are compared as they are
-        model.voice.fit(voices, people)
+    if config.frozen == "nothing":
+        voices, people = gather_voices(model, listener.head, archive)
+        with suppress(RequestError):  # too few to learn from: voices are compared as they are
+            model.voice.fit(voices, people)
     return listened, weighed
 
 
@@ -173,6 +193,7 @@ def listen(
     archive: Archive,
     config: LearnConfig,
     *,
+    head: LabelHead | None = None,
     run_dir: Path | None = None,
     resume: bool = False,
     device: str | torch.device = "auto",
@@ -184,8 +205,10 @@ def listen(
     Raises as `weigher.train.loop.fit`.
     """
     archive = _with_quiet(model, archive)
-    listener = Listener(model, len(archive.labels))
-    cast = archive.cast_table()
+    listener = Listener(model, len(archive.labels), head)
+    planted = plant(archive.casts, config.planted, config.listen.seed)
+    cast = with_planted(archive, planted)
+    listener.margins = recorder(model, archive, cast, planted)
     steps = round(config.listen_seconds / model.step_seconds)
     total = config.listen.steps
 
@@ -212,7 +235,7 @@ def listen(
                 listener.share,
                 model.hop_seconds,
                 config.teacher,
-                sharpness=min(1.0, part / 0.4),
+                sharpness=min(1.0, part / _TAUGHT),
                 with_nobody=part > 0.7,
                 mask=heard,
             )
@@ -221,19 +244,23 @@ def listen(
         if listener.training:
             shares = label_shares(batch["cast"], posteriors, len(listener.share))
             listener.share.lerp_(shares.to(listener.share), 0.03)
+            if part >= _TAUGHT and len(listener.share) > 1:
+                listener.margins.add(batch["recording"], batch["begin"], logits, heard)
         return {"loss": loss, "items": float(len(batch["values"]))}
 
-    history = fit(
-        listener,
-        step,
-        batches,
-        config.listen,
-        run_dir=run_dir,
-        resume=_resumes(run_dir, resume),
-        device=device,
-        tensorboard=tensorboard,
-        progress=_named(progress, "listen"),
-    )
+    with holding(model, listener.head, archive, config.frozen) as in_place:
+        history = fit(
+            listener,
+            step,
+            batches,
+            config.listen,
+            on_step=in_place,
+            run_dir=run_dir,
+            resume=_resumes(run_dir, resume),
+            device=device,
+            tensorboard=tensorboard,
+            progress=_named(progress, "listen"),
+        )
     return listener, history
 
 
@@ -316,18 +343,20 @@ def weigh(
 
     given = validate
     checks = (lambda both: given(both.model)) if given is not None else score if checker is not None else None
-    return fit(
-        both,
-        step,
-        batches,
-        config.weigh,
-        validate=checks,
-        run_dir=run_dir,
-        resume=_resumes(run_dir, resume),
-        device=device,
-        tensorboard=tensorboard,
-        progress=_named(progress, "weigh"),
-    )
+    with holding(model, listener.head, archive, config.frozen) as in_place:
+        return fit(
+            both,
+            step,
+            batches,
+            config.weigh,
+            validate=checks,
+            on_step=in_place,
+            run_dir=run_dir,
+            resume=_resumes(run_dir, resume),
+            device=device,
+            tensorboard=tensorboard,
+            progress=_named(progress, "weigh"),
+        )
 
 
 def conversations(

@@ -43,7 +43,7 @@ class _Person:
 
 @dataclass(frozen=True, eq=False)
 class Linked:
-    """People of a whole recording: tracks float32 [t, k], confidence [k], unit embeddings [k, e]."""
+    """People of a whole recording: tracks float16 [t, k], confidence [k], unit embeddings [k, e]."""
 
     tracks: np.ndarray
     confidence: np.ndarray
@@ -112,7 +112,7 @@ class Linker:
         100, is 100.
         """
         people = self._joined(MOST_PEOPLE if most is None else min(most, MOST_PEOPLE), least)
-        tracks = np.zeros((frames, len(people)), np.float32)
+        tracks = np.zeros((frames, len(people)), np.float16, order="F")
         for column, person in enumerate(people):
             _lay(tracks[:, column], person.pieces)
         size = self.people[0].total.shape[0] if self.people else 0

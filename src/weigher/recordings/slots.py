@@ -34,7 +34,7 @@ def seed_slots(g: Tensor, speech: Tensor, slots: int, steps: int = 3) -> Tensor:
     [[[1.0, 0.0], [0.0, 1.0]]]
     """
     with torch.no_grad():
-        rows = torch.arange(len(g), device=g.device)
+        rows = torch.arange(g.shape[0], device=g.device)
         alike = g @ g.mT  # [b, t, t]
         weight = speech * (speech > 0.5) + 1e-3 * (speech > 0)
         density = torch.einsum("bts,bs->bt", torch.exp(_SHARPNESS * (alike - 1)), weight) * weight

@@ -145,7 +145,7 @@ def pool_coarse(x: Tensor, mask: Tensor, reduction: int) -> tuple[Tensor, Tensor
         return F.avg_pool1d(F.pad(rows, (reduction, reduction)), 3 * reduction, stride=reduction)
 
     share = around(real[:, None])
-    coarse = real.view(len(x), -1, reduction).amax(-1) > 0
+    coarse = real.unflatten(-1, (-1, reduction)).amax(-1) > 0
     return (around(values.mT) / share.clamp(min=1e-6)).mT * coarse[..., None], coarse
 
 
@@ -198,7 +198,7 @@ class Weigher(nn.Module):
         mask, ratio, length = frames.mask, self.config.time_reduction, frames.hidden.shape[1]
         pooled, coarse_mask = pool_coarse(frames.embeddings, mask, ratio)
         reduced = F.gelu(self.reduce_channels(frames.hidden.mT)) * mask[:, None]
-        reduced = self.reduce_time(F.pad(reduced, (0, -length % ratio)))[..., : coarse_mask.shape[1]].mT
+        reduced = self.reduce_time(F.pad(reduced, (0, -length % ratio))).mT
         context = self.blocks(reduced, coarse_mask)
         speech = self.speech(context)[..., 0]
         rounds, of_slots = self._coarse(context, pooled, torch.sigmoid(speech), coarse_mask)
@@ -223,7 +223,8 @@ class Weigher(nn.Module):
 
     def restore_time(self, x: Tensor, length: int) -> Tensor:
         """Give coarse steps their frames back, each step repeated: [..., ceil(t / r), d] -> [..., t, d], t = length."""
-        return x.repeat_interleave(self.config.time_reduction, -2)[..., :length, :]
+        # the axis from the front: the exporter to ONNX repeats another one for -2
+        return x.repeat_interleave(self.config.time_reduction, x.ndim - 2)[..., :length, :]
 
     def _coarse(self, context: Tensor, pooled: Tensor, speech: Tensor, mask: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return coarse logits [b, t, n, outputs] of each round, and what is known of each slot [b, n, t, d]."""

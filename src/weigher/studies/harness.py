@@ -12,7 +12,6 @@ read below the data folder, ``std`` is null where there was one seed, ``versions
 import difflib
 import hashlib
 import importlib
-import importlib.metadata
 import importlib.util
 import json
 import math
@@ -20,10 +19,8 @@ import os
 import pkgutil
 import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -33,9 +30,10 @@ from rich.markup import escape
 from rich.table import Table
 
 import weigher.studies
-from weigher import __version__
 from weigher.errors import RequestError
 from weigher.io.atomic import writing
+from weigher.train import provenance
+from weigher.train.provenance import versions
 
 Budget = Literal["small", "full"]
 
@@ -305,15 +303,6 @@ def report(result: Result) -> Group:
     return Group(figures, claims)
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of what a result depends on, without importing any of it."""
-    found = {"weigher": __version__, "python": platform.python_version()}
-    for name in ("torch", "numpy", "scipy", "scikit-learn"):
-        with suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
-
-
 def hardware() -> str:
     """Return the machine in a few words: system, processor, cores, accelerator."""
     import torch
@@ -324,23 +313,13 @@ def hardware() -> str:
 
 def commit() -> str | None:
     """Return the commit of the checkout weigher runs from, with ``-dirty`` where files differ from it, or None."""
-    said = _git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
-    return said and said.strip()
+    return provenance.commit(_root())
 
 
 def _changes() -> str | None:
     """Return a short name of what differs from the commit, None where nothing does: two trees can be dirty."""
-    differs = _git("diff", "HEAD", "--", "src")
+    differs = provenance.git(_root(), "diff", "HEAD", "--", "src")
     return hashlib.sha256(differs.encode()).hexdigest()[:12] if differs else None
-
-
-def _git(*command: str) -> str | None:
-    if not (_root() / ".git").exists():
-        return None
-    try:
-        return subprocess.run(["git", "-C", str(_root()), *command], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):  # no git, or nothing committed yet
-        return None
 
 
 def _root() -> Path:

@@ -1,0 +1,89 @@
+"""Where somebody speaks, as another program found it: RTTM or UEM by recording, or Audacity labels of one recording."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from weigher.errors import RequestError
+from weigher.io.rows import text_of
+from weigher.io.rttm import read_rttm, read_uem
+
+Regions = tuple[tuple[float, float], ...]
+"""Start and end in seconds, in order, none touching the next."""
+
+_KINDS = (".rttm", ".uem", ".txt")
+
+
+def joined(regions: Iterable[tuple[float, float]]) -> Regions:
+    """Return regions in order, those that touch or overlap as one, those without length left out.
+
+    Raises RequestError for times that are negative or not finite, and for regions that end before they start.
+
+    >>> joined([(5, 6), (0, 2), (1, 3), (3, 4)])
+    ((0.0, 4.0), (5.0, 6.0))
+    """
+    found: list[tuple[float, float]] = []
+    for start, end in sorted((float(start), float(end)) for start, end in regions):
+        if not 0 <= start <= end < math.inf:
+            raise RequestError(f"speech from {start} s to {end} s is given; needed is 0 <= start <= end")
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(end, found[-1][1]))
+        elif end > start:
+            found.append((start, end))
+    return tuple(found)
+
+
+def read_speech(path: str | os.PathLike[str], file_id: str) -> Regions:
+    """Read where somebody speaks in the recording `file_id`; who speaks is not heeded.
+
+    By the name's ending: `.rttm`, `.uem`, or `.txt`, the labels of Audacity (start, end and name between tabs) of one
+    recording, whatever it is called. Raises RequestError for a file that cannot be read, is of another kind, or tells
+    nothing of this recording: a recording in which nobody speaks needs a line or label of its own, of no length.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "speech.txt"
+    >>> _ = path.write_text("0.5\\t2.0\\tspeech\\n2.0\\t3.5\\tspeech\\n")
+    >>> read_speech(path, "any")
+    ((0.5, 3.5),)
+    """
+    source = Path(path)
+    kind = source.suffix.lower()
+    if kind == ".txt":
+        return joined(_labels(source))
+    if kind not in _KINDS:
+        raise RequestError(f"speech is read from {source}; its name needs to end in {', '.join(_KINDS)}")
+    if kind == ".uem":
+        told = read_uem(source)
+    else:
+        told = {name: [(turn.start, turn.end) for turn in turns] for name, turns in read_rttm(source).items()}
+    if file_id not in told:
+        raise RequestError(
+            f"{source} tells nothing of {file_id!r}, but of {_named(list(told))}; add it, or name another"
+        )
+    return joined(told[file_id])
+
+
+def _labels(source: Path) -> list[tuple[float, float]]:
+    found = []
+    for line, content in enumerate(text_of(source).split("\n"), start=1):
+        fields = content.rstrip("\r").split("\t")
+        if not content.strip() or fields[0] == "\\":  # a second line of a label tells of frequencies
+            continue
+        try:
+            start, end = (float(field.replace(",", ".")) for field in fields[:2])  # some systems write decimal commas
+        except ValueError as error:
+            shown = content if len(content) <= 80 else content[:80] + "..."
+            raise RequestError(
+                f"{source}, line {line}: {shown!r} is no label; needed are start, end and a name between tabs"
+            ) from error
+        if not 0 <= start <= end < math.inf:
+            raise RequestError(f"{source}, line {line}: a label from {start} s to {end} s; needed is 0 <= start <= end")
+        found.append((start, end))
+    return found
+
+
+def _named(names: list[str]) -> str:
+    return ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "") or "nothing"

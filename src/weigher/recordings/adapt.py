@@ -1,0 +1,104 @@
+"""Training that begins from a model: its weights, and, from a whole run, the names it knows and the head for them.
+
+A model folder holds no head: it starts encoder and weigher, and the names are all new. A run holds one in its last
+state: names that it knows keep their rows (and go on learning where the new list has them, too), new ones are added
+behind them. What is taken over is kept in the new run, which can then be resumed without the old one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from weigher.errors import RequestError
+from weigher.io.folders import CONFIG
+from weigher.recordings.configs import from_plain
+from weigher.recordings.model import LabelHead, ModelConfig, RecordingModel
+from weigher.recordings.pretrained import load_folder
+from weigher.recordings.training_list import read_list
+from weigher.train.state import load_tensors, load_weights, save_tensors
+
+START = "start.safetensors"
+_LAST = Path("weigh") / "last.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Where training begins: a model, its settings as plain data, and the names its head knows (from a run)."""
+
+    model: RecordingModel
+    settings: Mapping[str, Any]
+    labels: tuple[str, ...] = ()
+    head: LabelHead | None = None
+
+    def names(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return the labels of the new training: those known, in their order, then the new ones, sorted.
+
+        >>> Start(RecordingModel(), {}, ("Zoe", "Ann")).names(["Ben", "Ann", "Al"])
+        ('Zoe', 'Ann', 'Al', 'Ben')
+        """
+        return (*self.labels, *sorted(set(names) - set(self.labels)))
+
+    @torch.no_grad()
+    def give(self, model: RecordingModel, head: LabelHead) -> None:
+        """Put what is known into a new model of the same configuration and a head of `names`, known ones first."""
+        load_weights(model, self.model.state_dict(), Path("the model to begin from"))
+        if self.head is not None:
+            head.vectors[: len(self.labels)] = self.head.vectors
+            head.scale.copy_(self.head.scale)
+            head.bias.copy_(self.head.bias)
+
+
+def read_start(path: Path) -> Start:
+    """Read a model folder, or a finished run with the names it knows.
+
+    Raises RequestError for a folder that is neither, a run that is not finished, and files that are damaged.
+    """
+    is_run = (path / "listen").is_dir() or (path / "list.json").is_file()
+    if is_run and not (path / "model").is_dir():
+        raise RequestError(f"the run {path} is not finished: it holds no model; go on with it (--resume) before")
+    folder = path / "model" if is_run else path
+    plain, load = load_folder(folder)
+    settings = plain["config"] if isinstance(plain.get("config"), dict) else {}
+    config = from_plain(ModelConfig, settings.get("model", {}), folder / CONFIG)
+    model = RecordingModel(config)
+    load(model)
+    if not is_run:
+        return Start(model, settings)
+    tensors, _ = load_tensors(path / _LAST)
+    part = "best" if any(name.startswith("best.") for name in tensors) else "model"
+    rows = {name.removeprefix(f"{part}.head."): tensors[name] for name in tensors if name.startswith(f"{part}.head.")}
+    labels = read_list(path).labels
+    return Start(model, settings, labels, _head(rows, config.encoder.embedding, len(labels), path / _LAST))
+
+
+def keep_start(run_dir: Path, start: Start) -> None:
+    """Keep in the folder of a new run what it begins from; raises WeigherError where the disk is full."""
+    tensors = {f"model.{name}": value for name, value in start.model.state_dict().items()}
+    if start.head is not None:
+        tensors |= {f"head.{name}": value for name, value in start.head.state_dict().items()}
+    save_tensors(run_dir / START, tensors, {"labels": list(start.labels), "settings": dict(start.settings)})
+
+
+def kept_start(run_dir: Path, config: ModelConfig) -> Start | None:
+    """Return what a run began from, None where it began from nothing."""
+    path = run_dir / START
+    if not path.is_file():
+        return None
+    tensors, record = load_tensors(path)
+    model, labels = RecordingModel(config), tuple(record["labels"])
+    load_weights(model, {n.removeprefix("model."): v for n, v in tensors.items() if n.startswith("model.")}, path)
+    rows = {name.removeprefix("head."): value for name, value in tensors.items() if name.startswith("head.")}
+    head = _head(rows, config.encoder.embedding, len(labels), path) if rows else None
+    return Start(model, record["settings"], labels, head)
+
+
+def _head(rows: dict[str, Tensor], embedding: int, labels: int, source: Path) -> LabelHead:
+    head = LabelHead(embedding, labels)
+    load_weights(head, rows, source)
+    return head

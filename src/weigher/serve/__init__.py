@@ -1,0 +1,1 @@
+"""A page to look and listen, and a JSON API under it: `weigher serve MODEL`."""
