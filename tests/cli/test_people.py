@@ -60,6 +60,7 @@ def world(tmp_path_factory):
             write(f"alone{i}{take}", (name,))
     write("meeting", PEOPLE[:2])
     write_features(folder / "silence.npz", Features(rng.normal(-2, 0.3, (300, BANDS)).astype(np.float32), HOP))
+    write_features(folder / "hush.npz", Features(np.full((round(70 / HOP), BANDS), -2, np.float32), HOP))
     config = overlay(DiarizerConfig(), SETTINGS, "these tests")
     Diarizer(config=config, seed=1, device="cpu").fit(folder / "train.csv").save_pretrained(folder / "model")
     return folder
@@ -227,6 +228,13 @@ WRONG = {
     "damaged": (("people", "list", "--index", "{damaged}"), "damaged"),
     "no place": (("enroll", "A", "{one}", "--model", "{model}", "--index", "{one}"), "cannot make the index folder"),
 }
+
+
+def test_nobody_is_named_in_a_long_hush(world, index, capsys):
+    """Of several windows: where one person is found in none, there is not one voice to compare."""
+    assert weigher("identify", world / "model", world / "hush.npz", "--index", index, "--max-speakers", 0) == 0
+    assert weigher("identify", world / "model", world / "hush.npz", "--index", index, "--json") == 0
+    capsys.readouterr()
 
 
 @pytest.fixture(scope="module")
