@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -45,16 +46,22 @@ def processes():
         process.stderr.close()
 
 
-def hear(address, talk):
-    client = httpx.Client(base_url=address, timeout=60, trust_env=False)
-    answer = client.post("/api/jobs", files={"audio": ("talk.flac", talk.read_bytes())}, data={"min_speakers": "2"})
-    place = answer.headers["location"]
-    while client.get(place).json()["state"] in ("queued", "running"):
-        pass
-    return client, place
+@pytest.fixture
+def hear():
+    with ExitStack() as opened:
+
+        def hear(address, talk):
+            client = opened.enter_context(httpx.Client(base_url=address, timeout=60, trust_env=False))
+            sent = {"files": {"audio": ("talk.flac", talk.read_bytes())}, "data": {"min_speakers": "2"}}
+            place = client.post("/api/jobs", **sent).headers["location"]
+            while client.get(place).json()["state"] in ("queued", "running"):
+                pass
+            return client, place
+
+        yield hear
 
 
-def test_stopped_killed_and_started_again(model_folder, talk, tmp_path, processes):
+def test_stopped_killed_and_started_again(model_folder, talk, tmp_path, processes, hear):
     people, temporary = tmp_path / "people", tmp_path / "tmp"
     temporary.mkdir()
     process, address, said = start(model_folder, "--people", people, temporary=temporary)

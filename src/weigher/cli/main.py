@@ -21,7 +21,7 @@ VERBS = {
     "export": "write a model as ONNX, from features to tracks, to run it without PyTorch",
     "reference": "take who speaks when from a call that has one party on each of its two channels",
     "score": "compare RTTM files: diarization error, Jaccard error, speaker count accuracy",
-    "compare": "tell how far two corpora lie apart: is a new archive unlike the one that was learned from?",
+    "compare": "tell how far two corpora lie apart: is a new archive unlike the old one?",
     "tokens": "learn which words count from texts with labels of two kinds",
     "explain": "tell what each word of a text adds to the answer of such a model",
     "study": "measure one method against its baseline on real data, or list the studies",
