@@ -14,6 +14,7 @@ from weigher.examples.episodes import Episodes
 from weigher.examples.meta_learning import Bottleneck, Contextual, Maml, Metric
 from weigher.studies import meta_augmentation as study
 from weigher.studies import meta_figures, meta_tasks
+from weigher.studies import meta_names as words
 from weigher.studies.harness import Context, Row, judge, run_study
 
 
@@ -96,8 +97,8 @@ def test_sinusoids_have_an_interval_each_and_new_ones_are_drawn_for_every_task()
 
 def test_every_condition_is_made_as_its_name_says():
     found = meta_figures.conditions()
-    assert set(found) == {study.UNTRAINED, *study.WAYS_OF_TASKS, *study.REGULARISERS}
-    assert found[study.FIXED] == meta_tasks.Condition()
+    assert set(found) == {words.UNTRAINED, *words.WAYS_OF_TASKS, *words.REGULARISERS}
+    assert found[words.FIXED] == meta_tasks.Condition()
     assert found["weight decay 3"].weight_decay == 3
     assert found["dropout 0.5"].dropout == 0.5
     assert found["bottleneck 0.01"].price == 0.01
@@ -105,7 +106,7 @@ def test_every_condition_is_made_as_its_name_says():
     shape = meta_tasks.Shape(8, 0, 0.1, 3)
     kinds = {"MAML": Maml, "contextual": Contextual, "metric": Metric}
     for kind, made in kinds.items():
-        assert isinstance(meta_tasks.image_learner(kind, found[study.FIXED], shape, 2), made)
+        assert isinstance(meta_tasks.image_learner(kind, found[words.FIXED], shape, 2), made)
     learner = meta_tasks.image_learner("MAML", found["bottleneck 0.01"], shape, 2)
     assert isinstance(learner, Bottleneck)
     dropped = [
@@ -120,18 +121,18 @@ def test_every_condition_is_made_as_its_name_says():
 def rows(std=0.5, **changed):
     """Rows under which every claim holds; `changed` replaces the mean of one by (method, metric)."""
     found = {}
-    held_out = f"{study.HELD_OUT}, {study.AFTER}"
-    for images in (study.DIGITS, study.OMNIGLOT):
-        for kind in study.LEARNERS:
-            for name, mean in ((study.UNTRAINED, 60.0), (study.FIXED, 80.0), (study.PERMUTED, 90.0), (study.ANY, 92.0)):
-                blind = kind == study.METRIC and name == study.PERMUTED
+    held_out = f"{words.HELD_OUT}, {words.AFTER}"
+    for images in (words.DIGITS, words.OMNIGLOT):
+        for kind in words.LEARNERS:
+            for name, mean in ((words.UNTRAINED, 60.0), (words.FIXED, 80.0), (words.PERMUTED, 90.0), (words.ANY, 92.0)):
+                blind = kind == words.METRIC and name == words.PERMUTED
                 found[f"{kind}, {name}", f"{images}: {held_out}"] = 80.5 if blind else mean
-                found[f"{kind}, {name}", f"{images}: {study.MEMORISED}"] = 70.0 if name == study.FIXED else 3.0
-    for name in study.REGULARISERS:
-        found[f"{study.MAML}, {name}", f"{study.DIGITS}: {held_out}"] = 82.0
-    for kind in (study.MAML, study.CONTEXTUAL):
-        for name in (study.NUMBER, study.BIT):
-            found[f"{kind}, {name}", study.relative(study.NEW)] = 0.4
+                found[f"{kind}, {name}", f"{images}: {words.MEMORISED}"] = 70.0 if name == words.FIXED else 3.0
+    for name in words.REGULARISERS:
+        found[f"{words.MAML}, {name}", f"{words.DIGITS}: {held_out}"] = 82.0
+    for kind in (words.MAML, words.CONTEXTUAL):
+        for name in (words.NUMBER, words.BIT):
+            found[f"{kind}, {name}", words.relative(words.NEW)] = 0.4
     found |= changed.get("to", {})
     return [Row(*key, mean, std if mean > 2 else std / 100, 3) for key, mean in found.items()]
 
@@ -141,20 +142,20 @@ def test_every_claim_holds_on_rows_made_for_it():
         assert judge(claim, rows()).held, claim.claim
 
 
-HELD_OUT = f"{study.DIGITS}: {study.HELD_OUT}, {study.AFTER}"
+HELD_OUT = f"{words.DIGITS}: {words.HELD_OUT}, {words.AFTER}"
 
 
 @pytest.mark.parametrize(
     ("key", "mean", "broken"),
     [
-        ((f"MAML, {study.FIXED}", f"{study.DIGITS}: {study.MEMORISED}"), 50.0, "over half"),
-        ((f"MAML, {study.PERMUTED}", f"{study.OMNIGLOT}: {study.MEMORISED}"), 12.0, "under 10 %"),
-        ((f"contextual, {study.PERMUTED}", HELD_OUT), 80.2, "digits, contextual: labels permuted"),
-        ((f"MAML, {study.ANY}", f"{study.OMNIGLOT}: {study.HELD_OUT}, {study.AFTER}"), 79.0, "Omniglot, MAML: any"),
-        ((f"MAML, {study.UNTRAINED}", HELD_OUT), 93.0, "above the untrained network"),
+        ((f"MAML, {words.FIXED}", f"{words.DIGITS}: {words.MEMORISED}"), 50.0, "over half"),
+        ((f"MAML, {words.PERMUTED}", f"{words.OMNIGLOT}: {words.MEMORISED}"), 12.0, "under 10 %"),
+        ((f"contextual, {words.PERMUTED}", HELD_OUT), 80.2, "digits, contextual: labels permuted"),
+        ((f"MAML, {words.ANY}", f"{words.OMNIGLOT}: {words.HELD_OUT}, {words.AFTER}"), 79.0, "Omniglot, MAML: any"),
+        ((f"MAML, {words.UNTRAINED}", HELD_OUT), 93.0, "above the untrained network"),
         (("MAML, dropout 0.5", HELD_OUT), 90.0, "above dropout"),
-        ((f"metric, {study.PERMUTED}", HELD_OUT), 82.0, "metric learner"),
-        ((f"MAML, {study.BIT}", study.relative(study.NEW)), 1.2, "sinusoids, MAML"),
+        ((f"metric, {words.PERMUTED}", HELD_OUT), 82.0, "metric learner"),
+        ((f"MAML, {words.BIT}", words.relative(words.NEW)), 1.2, "sinusoids, MAML"),
     ],
 )
 def test_a_claim_falls_with_its_row(key, mean, broken):
@@ -170,7 +171,7 @@ def test_too_wide_a_spread_over_seeds_shows_nothing():
 
 
 def test_a_tiny_run_gives_a_figure_for_every_learner_and_condition(data, tmp_path, monkeypatch):
-    monkeypatch.setitem(study.SIZES, "small", study.Size(steps=2, toy_steps=2, tested=6, channels=2))
+    monkeypatch.setitem(words.SIZES, "small", words.Size(steps=2, toy_steps=2, tested=6, channels=2))
     stages = set()
     context = Context(
         data=data,
@@ -182,20 +183,20 @@ def test_a_tiny_run_gives_a_figure_for_every_learner_and_condition(data, tmp_pat
     result = run_study(study.STUDY, context)
     found = {(row.method, row.metric): row.mean for row in result.rows}
     for images, names in (
-        (study.DIGITS, (*study.WAYS_OF_TASKS, *study.REGULARISERS)),
-        (study.OMNIGLOT, study.WAYS_OF_TASKS),
+        (words.DIGITS, (*words.WAYS_OF_TASKS, *words.REGULARISERS)),
+        (words.OMNIGLOT, words.WAYS_OF_TASKS),
     ):
         for name in names:
-            for where in (study.TRAINING, study.HELD_OUT):
-                for when in (study.BEFORE, study.AFTER):
+            for where in (words.TRAINING, words.HELD_OUT):
+                for when in (words.BEFORE, words.AFTER):
                     assert 0 <= found[f"MAML, {name}", f"{images}: {where}, {when}"] <= 100
-        for name in study.WAYS_OF_TASKS:
-            assert (f"metric, {name}", f"{images}: {study.MEMORISED}") in found
-        assert found[study.FIXED, f"{images}: H(Y|X), nats"] == 0
-    assert 0.3 < found[study.PERMUTED, f"{study.DIGITS}: H(Y|X), nats"] <= math.log(2)
-    for name in (study.DECAY, study.NUMBER, study.BIT):
-        own, plain = (found[f"contextual, {one}", f"{study.TOY}: {study.NEW}, error"] for one in (name, study.PLAIN))
-        assert found[f"contextual, {name}", study.relative(study.NEW)] == pytest.approx(own / plain)
+        for name in words.WAYS_OF_TASKS:
+            assert (f"metric, {name}", f"{images}: {words.MEMORISED}") in found
+        assert found[words.FIXED, f"{images}: H(Y|X), nats"] == 0
+    assert 0.3 < found[words.PERMUTED, f"{words.DIGITS}: H(Y|X), nats"] <= math.log(2)
+    for name in (words.DECAY, words.NUMBER, words.BIT):
+        own, plain = (found[f"contextual, {one}", f"{words.TOY}: {words.NEW}, error"] for one in (name, words.PLAIN))
+        assert found[f"contextual, {name}", words.relative(words.NEW)] == pytest.approx(own / plain)
     assert not any(verdict.held for verdict in result.claims if "metric learner" not in verdict.claim)  # one seed
     assert (tmp_path / "meta_augmentation.png").stat().st_size > 1000
     assert "train, digits, MAML, dropout 0.2, seed 0" in stages

@@ -15,41 +15,27 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from weigher.studies.harness import Claim, Context, Result, Row, Study, clearly_less, find_row
-
-CLUSTERS, DIGITS, IMAGES = "clusters", "digits", "CIFAR-10"
-STOPPED, END, BEST = "stopped by the rule", "trained to the end", "best step on the test"
-TEST, DISTANCE, STEP = "test accuracy %", "distance from the start", "step"
-WRONG_TRUE, WRONG_GIVEN = "wrongly labelled: right label said %", "wrongly labelled: wrong label said %"
-NOISE = {CLUSTERS: (0.0, 0.1, 0.2), DIGITS: (0.0, 0.3, 0.5)}
-"""Shares of wrong labels. One output stands less: the mean of -1, 0.1 and 1 is nearest to 0.1."""
-
-
-@dataclass(frozen=True)
-class Size:
-    """How much is done for a budget."""
-
-    points: int = 300
-    """Of the clusters."""
-    width: int = 400
-    """Of the network of the theory."""
-    steps: int = 1500
-    """Of digits; clusters have twice as many."""
-    check_every: int = 5
-    digits: tuple[int, int] = (600, 200)
-    """To train on, and held out."""
-    images: tuple[int, int, int] = (1200, 400, 1000)
-    """To train on, held out, to test."""
-    image_width: int = 48
-    image_steps: int = 900
-    image_noise: tuple[float, ...] = (0.0, 0.4)
-
+from weigher.studies.stopping_names import (
+    BEST,
+    CLUSTERS,
+    DIGITS,
+    DISTANCE,
+    END,
+    IMAGES,
+    NOISE,
+    STEP,
+    STOPPED,
+    TEST,
+    WRONG_GIVEN,
+    WRONG_TRUE,
+    Size,
+)
 
 SIZES = {
     "small": Size(),
@@ -64,8 +50,6 @@ SIZES = {
         image_noise=(0.0, 0.2, 0.4, 0.6),
     ),
 }
-Figures = dict[str, dict[str, float]]
-"""Method -> metric -> figure; curves as metrics "<what> at step <step>" of the method END."""
 
 
 def run(context: Context) -> list[Row]:

@@ -15,7 +15,7 @@ from weigher.examples.label_entropy import conditional_entropy, label_table
 from weigher.examples.memorisation import memorisation_report, scores
 from weigher.examples.meta_augmentation import Augmentation, DiscreteShift, Permute, Shift, augment
 from weigher.examples.meta_learning import MetaLearner, meta_train
-from weigher.studies import meta_augmentation as study
+from weigher.studies import meta_names as study
 from weigher.studies import meta_tasks
 from weigher.studies.harness import Context
 from weigher.studies.meta_tasks import Condition

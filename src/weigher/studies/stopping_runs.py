@@ -19,7 +19,7 @@ from weigher.examples.label_noise import (
     spectral_shares,
 )
 from weigher.io.image_sets import read_images
-from weigher.studies.early_stopping import (
+from weigher.studies.stopping_names import (
     BEST,
     DISTANCE,
     END,
