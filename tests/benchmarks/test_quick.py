@@ -57,7 +57,7 @@ def test_apply_gives_speed_memory_and_stages_that_add_up(tmp_path):
     assert result["rows"][1]["stage_seconds"]["linking"] > 0
 
 
-@pytest.mark.parametrize("name", ["training.json", "apply.json", "apply-every-slot.json", "index.json"])
+@pytest.mark.parametrize("name", ["training.json", "apply.json", "apply-every-slot.json", "index.json", "onnx.json"])
 def test_results_kept_beside_the_scripts_name_their_command_and_hardware(name):
     result = json.loads((BENCHMARKS / "results" / name).read_text(encoding="utf-8"))
     assert f"--out benchmarks/results/{name}" in result["command"]
