@@ -22,6 +22,7 @@ VERBS = {
     "reference": "take who speaks when from a call that has one party on each of its two channels",
     "score": "compare RTTM files: diarization error, Jaccard error, speaker count accuracy",
     "compare": "tell how far two corpora lie apart: is a new archive unlike the old one?",
+    "examples": "rank the labelled examples of a set that are likely labelled wrong",
     "tokens": "learn which words count from texts with labels of two kinds",
     "explain": "tell what each word of a text adds to the answer of such a model",
     "study": "measure one method against its baseline on real data, or list the studies",

@@ -1,0 +1,262 @@
+"""Suspects of a labelled set: the recipe of the area under the margin with small networks of its own.
+
+    x [n, f]                 features, each column scaled       f - 256 - 256 - outputs, ReLU
+    x [n, c, h, w]           images, the whole scaled           below 12 pixels as above, else three convolutions
+    margins m [r, t, n]      of pass r, epoch t, example i, from the logits of training, before the step
+    AUM_i                    mean of m over epochs and over the passes in which i had its own label
+
+SGD with Nesterov's momentum at one rate throughout: no drop, after which wrong labels would be learned by heart. Who
+has a network and a loop of their own records with `AreaUnderMargin` instead. Source: Pleiss et al. 2020, arXiv
+2001.10528; its networks and lengths of training are larger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from weigher.core.margins import label_margin
+from weigher.core.records import Records
+from weigher.errors import RequestError
+from weigher.examples.area_under_margin import (
+    PERCENTILE,
+    AreaUnderMargin,
+    Combine,
+    LabelErrors,
+    ThresholdClass,
+    find_label_errors,
+)
+from weigher.train.distribution import resolve_device
+
+Augment = Literal["none", "shift", "mirror"]
+Seen = Callable[[int, Tensor, Tensor], None]
+"""Is told (epoch, ids [b], logits [b, outputs]) of every step, before the parameters change."""
+Progress = Callable[[str, int, int], None]
+
+SMALLEST_IMAGE = 12
+HIDDEN = 256
+
+
+@dataclass(frozen=True, slots=True)
+class SuspectConfig:
+    """How the networks learn and where the cut lies."""
+
+    epochs: int = 30
+    batch: int = 64
+    """Small on purpose: large batches memorise sooner."""
+    learning_rate: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    width: int = 16
+    """Channels of the first convolution."""
+    augment: Augment = "none"
+    """Of images, in training: moved by up to an eighth (shift), and mirrored as well (mirror)."""
+    passes: int = 2
+    percentile: float = PERCENTILE
+    combine: Combine = "all"
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Raise RequestError for what cannot be trained with."""
+        for name in ("epochs", "batch", "learning_rate", "width"):
+            if not getattr(self, name) > 0:
+                raise RequestError(f"{name} = {getattr(self, name)}; needed is more than 0")
+        if self.augment not in get_args(Augment):
+            raise RequestError(f"augment = {self.augment!r}; needed is one of {', '.join(get_args(Augment))}")
+
+
+@dataclass(frozen=True, eq=False)
+class Suspects:
+    """What was found: flags and ranking, and where they come from."""
+
+    errors: LabelErrors
+    margins: Tensor
+    """float32 [r, t, n]."""
+    chosen: Tensor
+    """bool [r, n]: examples that had the extra class in a pass."""
+    taken_for: Tensor
+    """int64 [n]: the class, other than its label, that the networks took an example for most."""
+
+    def curves(self) -> Tensor:
+        """Return the margins [t, n], each the mean over the passes in which an example had its own label."""
+        return torch.where(self.chosen[:, None], torch.nan, self.margins).nanmean(0)
+
+
+def scaled(x: Tensor) -> Tensor:
+    """Return inputs of mean 0 and variance 1 as float32: each column of `[n, f]`, or all of `[n, c, h, w]` together.
+
+    Constant columns become 0. Raises RequestError for other shapes and for inputs that are not finite.
+
+    >>> scaled(torch.tensor([[1.0, 5.0], [3.0, 5.0]])).tolist()
+    [[-1.0, 0.0], [1.0, 0.0]]
+    """
+    if x.dim() not in (2, 4) or not x.numel():
+        raise RequestError(f"inputs have the shape {list(x.shape)}; needed is [n, features] or [n, channels, h, w]")
+    x = x.double()
+    if not bool(torch.isfinite(x).all()):
+        first = int((~torch.isfinite(x)).flatten(1).any(1).nonzero()[0])
+        raise RequestError(f"example {first} holds NaN or infinite values; repair it or leave it out")
+    over = (0,) if x.dim() == 2 else (0, 1, 2, 3)
+    x = x - x.mean(over, keepdim=True)
+    spread = x.square().mean(over, keepdim=True).sqrt()
+    return (x / torch.where(spread > 0, spread, 1.0)).float()
+
+
+def small_network(shape: tuple[int, ...], outputs: int, width: int = 16) -> nn.Sequential:
+    """Return the network for one example of this shape, (f,) or (c, h, w).
+
+    >>> small_network((3, 32, 32), 11)(torch.zeros(2, 3, 32, 32)).shape, small_network((5,), 3)(torch.zeros(2, 5)).shape
+    (torch.Size([2, 11]), torch.Size([2, 3]))
+    """
+    if len(shape) == 1 or min(shape[1:]) < SMALLEST_IMAGE:
+        inputs = torch.Size(shape).numel()
+        layers: list[nn.Module] = [nn.Flatten(), nn.Linear(inputs, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN)]
+        return nn.Sequential(*layers, nn.ReLU(), nn.Linear(HIDDEN, outputs))
+    return nn.Sequential(
+        nn.Conv2d(shape[0], width, 5, stride=2, padding=2, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.Conv2d(width, 2 * width, 3, padding=1, bias=False),
+        nn.BatchNorm2d(2 * width),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(2 * width, 4 * width, 3, padding=1, bias=False),
+        nn.BatchNorm2d(4 * width),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4 * width, outputs),
+    )
+
+
+def fit(
+    x: Tensor,
+    labels: Tensor,
+    outputs: int,
+    config: SuspectConfig,
+    *,
+    seed: int,
+    drops: tuple[float, ...] = (),
+    seen: Seen | None = None,
+    progress: Progress | None = None,
+    stage: str = "train",
+) -> nn.Module:
+    """Train a new small network on scaled inputs, and return it, ready to predict.
+
+    The rate falls to a tenth at each share of the epochs in `drops`; a detector has none, the last training 0.5 and
+    0.75. The same seed gives the same network on one machine.
+    """
+    device = resolve_device(config.device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = small_network(tuple(x.shape[1:]), outputs, config.width).to(device)
+    x, labels = x.to(device), labels.to(device)
+    generator = torch.Generator().manual_seed(seed)
+    optimiser = torch.optim.SGD(
+        network.parameters(),
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        nesterov=config.momentum > 0,
+    )
+    network.train()
+    for epoch in range(config.epochs):
+        rate = config.learning_rate * 0.1 ** sum(epoch >= share * config.epochs for share in drops)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        for ids in torch.randperm(len(x), generator=generator).split(config.batch):
+            batch = ids.to(device)
+            logits = network(_varied(x[batch], config.augment, generator))
+            if seen is not None:
+                seen(epoch, batch, logits.detach())
+            loss = nn.functional.cross_entropy(logits, labels[batch])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        if progress is not None:
+            progress(stage, epoch + 1, config.epochs)
+    return network.eval()
+
+
+@torch.no_grad()
+def logits_of(network: nn.Module, x: Tensor) -> Tensor:
+    """Return the logits [n, outputs] of scaled inputs, on the CPU."""
+    device = next(network.parameters()).device
+    return torch.cat([network(part.to(device)).cpu() for part in x.split(500)])
+
+
+def find_suspects(
+    x: Tensor,
+    labels: Tensor,
+    classes: int,
+    config: SuspectConfig | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Suspects:
+    """Train one network a pass on features [n, f] or images [n, c, h, w], and say which labels are likely wrong.
+
+    Labels are int64 [n] in 0 ... classes - 1. Raises RequestError as `scaled` and `find_label_errors` do,
+    and where training diverges.
+
+    >>> x = torch.randn(60, 2, generator=torch.Generator().manual_seed(0)) + torch.tensor([[4.0], [-4.0]]).repeat(30, 1)
+    >>> found = find_suspects(x, torch.tensor([1, *[1, 0] * 29, 1]), 2, SuspectConfig(batch=8))
+    >>> int(found.errors.ranking()[0]), found.margins.shape
+    (0, torch.Size([2, 30, 60]))
+    """
+    config = config or SuspectConfig()
+    if len(x) != len(labels):
+        raise RequestError(f"{len(x)} examples and {len(labels)} labels; needed is one label for each example")
+    inputs, n = scaled(x), len(labels)
+    margins = torch.full((config.passes, config.epochs, n), torch.nan)
+    answers = Records(n, classes)
+
+    def train(given: Tensor, outputs: int, number: int) -> Tensor:
+        aum = AreaUnderMargin(n)
+
+        def seen(epoch: int, ids: Tensor, logits: Tensor) -> None:
+            ids, logits = ids.cpu(), logits.cpu()
+            if not bool(torch.isfinite(logits).all()):
+                raise RequestError(
+                    f"training diverged in epoch {epoch + 1}: the learning rate {config.learning_rate:g} is too high; "
+                    "give a tenth of it"
+                )
+            aum.update(logits, given[ids], ids)
+            margins[number, epoch, ids] = label_margin(logits, given[ids])
+            answers.add(ids, logits.log_softmax(1)[:, :classes])
+
+        stage = f"pass {number + 1} of {config.passes}"
+        fit(inputs, given, outputs, config, seed=config.seed + number, seen=seen, progress=progress, stage=stage)
+        return aum.compute()
+
+    found = find_label_errors(
+        train,
+        labels,
+        classes,
+        passes=config.passes,
+        percentile=config.percentile,
+        combine=config.combine,
+        seed=config.seed,
+    )
+    plan = ThresholdClass(labels, classes, passes=config.passes, seed=config.seed)
+    chosen = torch.stack([plan.chosen(number) for number in range(config.passes)])
+    others = answers.mean().scatter(1, labels[:, None], -torch.inf)
+    return Suspects(found, margins, chosen, others.argmax(1))
+
+
+def _varied(x: Tensor, augment: Augment, generator: torch.Generator) -> Tensor:
+    """Move a batch of images by up to an eighth of their size, all alike, and mirror each of them or not."""
+    if augment == "none" or x.dim() != 4:
+        return x
+    h, w = x.shape[2:]
+    most = max(1, min(h, w) // 8)
+    top, left = torch.randint(0, 2 * most + 1, (2,), generator=generator).tolist()
+    x = nn.functional.pad(x, (most,) * 4, mode="replicate")[:, :, top : top + h, left : left + w]
+    if augment == "shift":
+        return x
+    mirrored = (torch.rand(len(x), 1, 1, 1, generator=generator) < 0.5).to(x.device)
+    return torch.where(mirrored, x.flip(3), x)

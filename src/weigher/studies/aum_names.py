@@ -1,0 +1,47 @@
+"""The words of the study of the area under the margin: its sets, noise, methods and metrics, and how much is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # torch is loaded by a run, not by listing the studies
+    from weigher.examples.suspects import SuspectConfig
+
+DIGITS, MNIST, CIFAR = "digits", "MNIST", "CIFAR-10"
+MNIST_FILE = "mnist10k/mnist10k.npz"
+UNIFORM, ASYMMETRIC = "uniform", "asymmetric"
+AUM, LAST, HELD_OUT, CLEANLAB = "AUM", "last margin", "held-out margin", "cleanlab"
+ALL, ORACLE = "everything", "right labels alone"
+PRECISION, RECALL, F1, AUROC = "precision", "recall", "F1", "AUROC"
+FLAGGED, ACCURACY = "flagged %", "test accuracy %"
+GAP = "mean of the extra class, from wrong labels 0 to right ones 1"
+SHOWN = 18
+CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+Noise = tuple[str, float]
+Figures = dict[str, dict[str, float]]
+"""Method -> metric -> figure."""
+CLEAN: Noise = (UNIFORM, 0.0)
+EVERY: tuple[Noise, ...] = (CLEAN, *((kind, share / 10) for kind in (UNIFORM, ASYMMETRIC) for share in (1, 2, 3, 4)))
+
+
+@dataclass(frozen=True)
+class World:
+    """One set: how many images, what noise, how the networks learn."""
+
+    train: int
+    test: int
+    noise: tuple[Noise, ...]
+    epochs: int
+    final_epochs: int
+    width: int = 8
+    augment: str = "none"
+    folds: int = 3
+
+    @property
+    def config(self) -> SuspectConfig:
+        """How the detectors learn."""
+        from weigher.examples.suspects import SuspectConfig
+
+        augment: Any = self.augment
+        return SuspectConfig(epochs=self.epochs, width=self.width, augment=augment)
