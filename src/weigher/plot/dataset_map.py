@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from weigher.errors import RequestError
-from weigher.plot.names import LINE, name_places
+from weigher.plot.names import write_names
 from weigher.plot.tracks import PALETTE
 
 _INK, _FAINT, _GRID = "#222222", "#767676", "#E6E6E6"
@@ -57,20 +57,7 @@ def map_picture(
     axes.set_ylim(low[1], low[1] + size[1])
     axes.set_aspect("equal")
     axes.scatter(*places.T, s=60, color=[PALETTE[kind % len(PALETTE)] for kind in colours], zorder=2)
-    at = [(float(x), float(y)) for x, y in (places - low) / size]
-    for name, point, (x, y, side) in zip(names, at, name_places(names, at), strict=True):
-        axes.annotate(
-            name,
-            point,
-            (x, y),
-            xycoords="axes fraction",
-            textcoords="axes fraction",
-            va="center",
-            ha=side,
-            fontsize=9,
-            color=_INK,
-            arrowprops={"arrowstyle": "-", "color": _FAINT, "linewidth": 0.5} if abs(y - point[1]) > LINE / 2 else None,
-        )
+    write_names(axes, names, [(float(x), float(y)) for x, y in places], size=9)
     axes.tick_params(labelsize=8, colors=_FAINT)
     axes.spines[["top", "right", "left", "bottom"]].set_color(_GRID)
     axes.grid(color=_GRID, linewidth=0.6)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 LINE = 0.042
 """Height of a line of names, as a share of the panel."""
+_INK, _FAINT = "#222222", "#767676"
 _WIDE = 0.0105  # of a letter
-_STEPS = (0, 1, -1, 2, -2, 3, -3, 4, -4)
+_STEPS = (0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5, 6, -6)
 
 
 def name_places(names: Sequence[str], points: Sequence[tuple[float, float]]) -> list[tuple[float, float, str]]:
@@ -39,3 +44,23 @@ def name_places(names: Sequence[str], points: Sequence[tuple[float, float]]) -> 
         taken.append(box(best))
         found.append(best)
     return found
+
+
+def write_names(axes: Axes, names: Sequence[str], points: Sequence[tuple[float, float]], *, size: float = 8) -> None:
+    """Write the names of points (in data) on a panel whose limits are set; a line leads to one that stands off."""
+    axes.autoscale_view()  # limits that nobody set are otherwise found only when the panel is drawn
+    to_shares = axes.transData + axes.transAxes.inverted()
+    at = [(float(x), float(y)) for x, y in to_shares.transform(list(points))]
+    for name, point, (x, y, side) in zip(names, at, name_places(names, at), strict=True):
+        axes.annotate(
+            name,
+            point,
+            (x, y),
+            xycoords="axes fraction",
+            textcoords="axes fraction",
+            fontsize=size,
+            color=_INK,
+            va="center",
+            ha=side,
+            arrowprops={"arrowstyle": "-", "color": _FAINT, "linewidth": 0.5} if abs(y - point[1]) > LINE / 2 else None,
+        )

@@ -6,7 +6,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_INK, _FAINT, _GRID = "#222222", "#767676", "#E6E6E6"
+from weigher.plot.names import write_names
+
+_FAINT, _GRID = "#767676", "#E6E6E6"
 
 
 @dataclass(frozen=True)
@@ -50,19 +52,6 @@ def plane(
         elinewidth=1,
     )
     drawn = axes.scatter(x, y, c=[spot.value for spot in spots], s=90, cmap="viridis", zorder=3, edgecolors="white")
-    below: list[tuple[float, float]] = []
-    width, height = max(x) - min(x) or 1.0, max(y) - min(y) or 1.0
-    for spot in sorted(spots, key=lambda one: (-one.y, one.x)):
-        near = sum(abs(spot.x - a) < 0.3 * width and abs(spot.y - b) < 0.05 * height for a, b in below)
-        below.append((spot.x, spot.y))
-        axes.annotate(
-            f"{spot.name} ({spot.value:.0f})",
-            (spot.x, spot.y),
-            xytext=(8, -4 - 11 * near),
-            textcoords="offset points",
-            fontsize=8,
-            color=_INK,
-        )
     axes.margins(x=0.3, y=0.12)
     axes.grid(color=_GRID)
     axes.set_axisbelow(True)
@@ -71,4 +60,5 @@ def plane(
     axes.set_ylabel(y_axis)
     axes.set_title(title, loc="left", fontweight="bold")
     figure.colorbar(drawn, ax=axes, label=value_axis)
+    write_names(axes, [f"{spot.name} ({spot.value:.0f})" for spot in spots], [(spot.x, spot.y) for spot in spots])
     figure.savefig(path, dpi=150)

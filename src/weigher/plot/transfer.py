@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from weigher.plot.names import LINE, name_places
+from weigher.plot.names import write_names
 from weigher.plot.tracks import PALETTE
 
 _INK, _FAINT, _GRID = "#222222", "#767676", "#D9D9D9"
@@ -73,22 +73,7 @@ def _scatter(axes, world: str, sources: Sequence[Source]) -> None:
     near, far = min(source.distance for source in sources), max(source.distance for source in sources)
     span = math.log(far / near) or 1.0
     axes.set_xlim(near * math.exp(-0.1 * span), far * math.exp(0.25 * span))
-    low, high = axes.get_ylim()
-    left, right = map(math.log, axes.get_xlim())
-    places = [((math.log(s.distance) - left) / (right - left), (s.gain - low) / (high - low)) for s in sources]
-    for source, at, (x, y, side) in zip(sources, places, name_places([s.name for s in sources], places), strict=True):
-        axes.annotate(
-            source.name,
-            at,
-            (x, y),
-            xycoords="axes fraction",
-            textcoords="axes fraction",
-            fontsize=8,
-            color=_INK,
-            va="center",
-            ha=side,
-            arrowprops={"arrowstyle": "-", "color": _FAINT, "linewidth": 0.5} if abs(y - at[1]) > LINE / 2 else None,
-        )
+    write_names(axes, [s.name for s in sources], [(s.distance, s.gain) for s in sources])
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_locator(NullLocator())
     first, last = math.ceil(near), math.floor(far)
