@@ -77,7 +77,7 @@ def test_it_does_not_depend_on_order_or_names():
 
 
 def test_few_people_or_alike_ones_leave_all_directions_open():
-    rows, names = people_and_rest(people=4)
+    rows, names = people_and_rest(people=12)
     _, mapped = two_covariances(rows, names)
     assert np.linalg.matrix_rank(mapped) > 8
     rows, names = people_and_rest(people=30, between=0.0, each=3)
@@ -86,10 +86,11 @@ def test_few_people_or_alike_ones_leave_all_directions_open():
     assert mapped.any()
 
 
-def test_people_heard_once_are_an_error():
-    rows, _ = people_and_rest(people=3, each=3)
-    with pytest.raises(RequestError, match="9 voices of 9 people"):
-        two_covariances(rows, np.arange(9))
+def test_people_heard_once_and_too_few_people_are_an_error():
+    rows, names = people_and_rest(people=9, each=2)
+    for whose, count in ((np.arange(18), 18), (names, 9)):
+        with pytest.raises(RequestError, match=f"18 voices of {count} people are given; needed are 10 people"):
+            two_covariances(rows, whose)
 
 
 def test_a_new_space_only_sets_the_length():

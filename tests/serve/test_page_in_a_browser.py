@@ -164,12 +164,14 @@ def test_upload_see_listen_and_download(visit, served, talk, tmp_path):
 
     assert page.evaluate("window.played") == 0
     with page.expect_response(re.compile(r"audio\.wav$")) as response:
-        turns.nth(0).click(force=True)
+        segments = heard.result.segments
+        longest = max(range(len(segments)), key=lambda turn: segments[turn].end - segments[turn].start)
+        turns.nth(longest).click(force=True)
     wait_for_sound(page)
-    first = heard.result.segments[0]
-    expect(page.locator("#player label")).to_contain_text(first.speaker)
+    clicked = segments[longest]
+    expect(page.locator("#player label")).to_contain_text(clicked.speaker)
     (tmp_path / "turn.wav").write_bytes(response.value.body())
-    part = read_audio(talk, start_seconds=first.start, duration_seconds=first.end - first.start)
+    part = read_audio(talk, start_seconds=clicked.start, duration_seconds=clicked.end - clicked.start)
     assert read_audio(tmp_path / "turn.wav") == pytest.approx(part, abs=1e-4)
 
     for title, text in (

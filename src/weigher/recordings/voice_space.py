@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from weigher.errors import RequestError
 
 _FEW_PEOPLE = 20  # below this many, directions between them say little about others
+_FEWEST_PEOPLE = 10  # and below this many nothing: strangers were told apart no better than without
 
 
 class VoiceSpace(nn.Module):
@@ -48,7 +49,7 @@ class VoiceSpace(nn.Module):
     def fit(self, embeddings: np.ndarray, people: np.ndarray) -> None:
         """Learn the space from embeddings [m, e] and whose they are, int [m]; people with one vector count for little.
 
-        Raises RequestError where no two people have two vectors each: nothing tells between from within.
+        Raises RequestError where fewer than ten people have two vectors or more each.
         """
         mean, mapped = two_covariances(embeddings, people)
         self.mean.copy_(torch.from_numpy(mean))
@@ -58,7 +59,7 @@ class VoiceSpace(nn.Module):
 def two_covariances(embeddings: np.ndarray, people: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return mean [e] and map [e, e] of the space in which unit vectors [m, e] of people int [m] are best compared.
 
-    Raises RequestError where no two people have two vectors each.
+    Raises RequestError where fewer than ten people have two vectors or more each.
 
     >>> rng = np.random.default_rng(0)
     >>> people = np.arange(400) // 4
@@ -69,9 +70,10 @@ def two_covariances(embeddings: np.ndarray, people: np.ndarray) -> tuple[np.ndar
     """
     x = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True).clip(1e-12)
     names, person, counts = np.unique(people, return_inverse=True, return_counts=True)
-    if (counts > 1).sum() < 2:
+    if (counts > 1).sum() < _FEWEST_PEOPLE:
         raise RequestError(
-            f"{len(x)} voices of {len(names)} people are given; needed are 2 people or more with 2 voices or more each"
+            f"{len(x)} voices of {len(names)} people are given; needed are {_FEWEST_PEOPLE} people or more with 2 "
+            "voices or more each"
         )
     sums = np.zeros((len(names), x.shape[1]))
     np.add.at(sums, person, x)
