@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 import uvicorn
+from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 from playwright.sync_api import expect, sync_playwright
 
 from weigher.io.audio import SAMPLE_RATE, read_audio, write_audio
@@ -167,7 +168,11 @@ def test_upload_see_listen_and_download(visit, served, talk, tmp_path):
         segments = heard.result.segments
         longest = max(range(len(segments)), key=lambda turn: segments[turn].end - segments[turn].start)
         turns.nth(longest).click(force=True)
-    wait_for_sound(page)
+    try:
+        wait_for_sound(page)
+    except PlaywrightTimeoutError:  # a browser that has just started on a busy machine may drop its first sound
+        turns.nth(longest).click(force=True)
+        wait_for_sound(page)
     clicked = segments[longest]
     expect(page.locator("#player label")).to_contain_text(clicked.speaker)
     (tmp_path / "turn.wav").write_bytes(response.value.body())
