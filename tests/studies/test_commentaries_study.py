@@ -201,5 +201,6 @@ def test_mixup_and_fixed_shares_mix():
 def test_characters_are_small_and_flat(data):
     characters = tasks.characters(data / "omniglot/images_background_small1.zip")
     assert len(characters) == 6
-    assert characters[0].shape == (12, 196)
-    assert 0 <= characters[0].min() < characters[0].max() <= 1
+    assert characters.counts.tolist() == [12] * 6
+    assert characters.x.shape == (72, 196)
+    assert 0 <= characters.x.min() < characters.x.max() <= 1

@@ -85,9 +85,9 @@ class _Weights(Commentary):
         super().__init__()
         self.normalised = normalised
 
+    @abstractmethod
     def logits(self, batch: Batch) -> Tensor:
         """Return g, one number for each example `[b]`."""
-        raise NotImplementedError
 
     def weights(self, batch: Batch) -> Tensor:
         """Return the weight of each example `[b]`, in (0, 2)."""
@@ -157,9 +157,9 @@ class WeightNet(_Weights):
 class _Mixer(Commentary):
     """Commentaries that say how much of each example stays when it is mixed with a partner."""
 
+    @abstractmethod
     def shares(self, batch: Batch, partner: Tensor) -> Tensor:
         """Return a `[b]`, in (1/2, 1): what stays of each example when mixed with `partner` (int64 `[b]`)."""
-        raise NotImplementedError
 
     def training_loss(self, batch: Batch, predict: Predict, loss: ExampleLoss) -> Tensor:
         """Return the mean of the mixed losses, for a random partner of each."""

@@ -8,8 +8,8 @@
     other_i    largest cosine between it and the mean of another label
 
 Both gradients go through the inner steps (second order), for all tasks of a batch at once. Weights begin at 1, as MAML,
-and have the mean 1, so that they cannot act as a rate of the inner steps.
-Support examples without weights, or `weigher=None`, are MAML itself.
+and have the mean 1, so that they cannot act as a rate of the inner steps. It is trained as any learner of
+`weigher.examples.meta_learning`.
 
 Source: Finn et al. 2017, arXiv 1703.03400 (MAML); Raghu et al. 2021, arXiv 2011.03037 (weights in its inner loop). What
 the paper's network sees is not published; the two cosines are ours.
@@ -17,32 +17,16 @@ the paper's network sees is not published; the two cosines are ours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
 
 from weigher.core.weights import normalise, safe_ratio
 from weigher.errors import RequestError
 from weigher.examples.commentaries import ExampleLoss, weight_head
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Episodes:
-    """Tasks of equal size: support and query examples with labels 0 ... ways - 1."""
-
-    support_x: Tensor
-    """[tasks, ways * shots, ...]"""
-    support_y: Tensor
-    """int64 [tasks, ways * shots]"""
-    query_x: Tensor
-    """[tasks, ways * queries, ...]"""
-    query_y: Tensor
-    """int64 [tasks, ways * queries]"""
-    wrong: Tensor
-    """Support examples whose label is not their own, bool [tasks, ways * shots]"""
+from weigher.examples.episodes import Episodes
+from weigher.examples.meta_learning import Maml
 
 
 class SupportWeights(nn.Module):
@@ -77,122 +61,54 @@ class SupportWeights(nn.Module):
         return torch.stack([own, other], -1)
 
 
-def sample_episodes(
-    classes: Sequence[Tensor],
-    *,
-    tasks: int,
-    ways: int,
-    shots: int,
-    queries: int,
-    generator: torch.Generator,
-    wrong_shots: int = 0,
-) -> Episodes:
-    """Draw tasks: `ways` classes in random order, `shots` support and `queries` query examples of each.
+class WeighedMaml(Maml):
+    """MAML whose inner steps take the weighted mean of the support examples' losses; the weigher is learned with it.
 
-    classes: for each class its examples `[m, ...]`. `wrong_shots` support examples of each class carry the label of the
-    next class of the task, so that every label still has `shots` examples.
+    `loss` gives one number for each example. Raises as `Maml`.
 
-    Raises RequestError where there are too few classes, a class has too few examples, or 2 wrong_shots > shots: then
-    most of a label's examples could be of another class.
-
-    >>> found = sample_episodes(
-    ...     [torch.zeros(3, 1), torch.ones(3, 1)], tasks=4, ways=2, shots=1, queries=2, generator=torch.Generator()
-    ... )
-    >>> found.support_x.shape, found.query_y[0].tolist()
-    (torch.Size([4, 2, 1]), [0, 0, 1, 1])
+    >>> each = nn.CrossEntropyLoss(reduction="none")
+    >>> learner = WeighedMaml(nn.Linear(4, 2), each, SupportWeights(nn.Linear(4, 8), ways=2), inner_steps=1)
+    >>> x, y = torch.randn(3, 6, 4), torch.tensor([[0, 0, 0, 1, 1, 1]] * 3)
+    >>> learner.predict(x, y, x).shape
+    torch.Size([3, 6, 2])
     """
-    if len(classes) < ways or ways < 2:
-        raise RequestError(f"{ways} ways out of {len(classes)} classes: needed are 2 ways or more, and as many classes")
-    for place, members in enumerate(classes):
-        if len(members) < shots + queries:
-            raise RequestError(
-                f"class {place} has {len(members)} examples, and {shots} shots and {queries} queries need "
-                f"{shots + queries}; give more of it, or ask for fewer"
-            )
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: ExampleLoss,
+        weigher: SupportWeights,
+        *,
+        inner_lr: float = 0.1,
+        inner_steps: int = 3,
+        test_steps: int | None = None,
+    ) -> None:
+        def mean_loss(answers: Tensor, y: Tensor) -> Tensor:
+            return loss(answers, y).mean()
+
+        super().__init__(model, mean_loss, inner_lr=inner_lr, inner_steps=inner_steps, test_steps=test_steps)
+        self.each_loss, self.weigher = loss, weigher
+
+    def support_loss(self, answers: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Return the weighted mean, the weights of mean 1."""
+        return (self.weigher(x, y) * self.each_loss(answers, y)).mean()
+
+
+def mislabel(episodes: Episodes, *, ways: int, wrong_shots: int) -> tuple[Episodes, Tensor]:
+    """Give the first `wrong_shots` support examples of each class the label of the next class; tell which, bool [b, s].
+
+    Every label still has as many examples. The episodes are those of `ClassPool.draw`: classes in the order of their
+    labels. Raises RequestError where that is more than half of a class: most of a label could be of another class then.
+
+    >>> x, y = torch.zeros(1, 4, 3), torch.tensor([[0, 0, 1, 1]])
+    >>> changed, wrong = mislabel(Episodes(x, y, x, y), ways=2, wrong_shots=1)
+    >>> changed.support_y.tolist(), wrong.tolist()
+    ([[1, 0, 0, 1]], [[True, False, True, False]])
+    """
+    tasks, examples = episodes.support_y.shape
+    shots = examples // ways
     if not 0 <= 2 * wrong_shots <= shots:
         raise RequestError(f"{wrong_shots} wrong of {shots} shots: needed is at most half, for most to be right")
-    support, query = [], []
-    for _ in range(tasks):
-        chosen = torch.randperm(len(classes), generator=generator)[:ways].tolist()
-        drawn = [classes[c][torch.randperm(len(classes[c]), generator=generator)[: shots + queries]] for c in chosen]
-        support.append(torch.cat([d[:shots] for d in drawn]))
-        query.append(torch.cat([d[shots:] for d in drawn]))
-    own = torch.arange(ways).repeat_interleave(shots)
-    wrong = torch.arange(shots).repeat(ways) < wrong_shots
-    labels = torch.where(wrong, (own + 1) % ways, own)
-    query_y = torch.arange(ways).repeat_interleave(queries)
-    return Episodes(
-        torch.stack(support),
-        labels.expand(tasks, -1),
-        torch.stack(query),
-        query_y.expand(tasks, -1),
-        wrong.expand(tasks, -1),
-    )
-
-
-def adapt_and_query(
-    student: nn.Module,
-    episodes: Episodes,
-    loss: ExampleLoss,
-    weigher: SupportWeights | None = None,
-    *,
-    lr: float = 0.1,
-    steps: int = 3,
-) -> tuple[Tensor, Tensor]:
-    """Return the loss of each task's queries `[tasks]` and the outputs for them `[tasks, queries, c]`.
-
-    Differentiable by the parameters of both modules, through the inner steps. Both need to work for one task under
-    `torch.func.vmap`: no BatchNorm, no dropout. steps = 0: no adaptation.
-
-    Raises RequestError where lr <= 0 or steps < 0.
-    """
-    if not lr > 0 or steps < 0:
-        raise RequestError(f"lr = {lr}, steps = {steps}: needed are a rate above 0 and 0 or more inner steps")
-    theta: dict[str, Tensor] = dict(student.named_parameters())
-
-    def one(sx: Tensor, sy: Tensor, qx: Tensor, qy: Tensor) -> tuple[Tensor, Tensor]:
-        weights = 1.0 if weigher is None else weigher(sx, sy)
-
-        def inner(p: dict[str, Tensor]) -> Tensor:
-            return (weights * loss(functional_call(student, p, (sx,)), sy)).mean()
-
-        p = theta
-        for _ in range(steps):
-            slopes = grad(inner)(p)
-            p = {name: x - lr * slopes[name] for name, x in p.items()}
-        outputs = functional_call(student, p, (qx,))
-        return loss(outputs, qy).mean(), outputs
-
-    return vmap(one)(episodes.support_x, episodes.support_y, episodes.query_x, episodes.query_y)
-
-
-def meta_train(
-    student: nn.Module,
-    loss: ExampleLoss,
-    episodes: Iterator[Episodes],
-    weigher: SupportWeights | None = None,
-    *,
-    meta_steps: int,
-    meta_lr: float = 2e-3,
-    lr: float = 0.1,
-    steps: int = 3,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> list[float]:
-    """Learn the student's start, and the weigher, in place (Adam); return the query loss of each step.
-
-    Raises RequestError, naming the step, where the loss is not finite: the inner rate is too large.
-    """
-    modules = [student] if weigher is None else [student, weigher]
-    adam = torch.optim.Adam([p for module in modules for p in module.parameters()], lr=meta_lr)
-    losses = []
-    for step in range(meta_steps):
-        value = adapt_and_query(student, next(episodes), loss, weigher, lr=lr, steps=steps)[0].mean()
-        if not bool(value.isfinite()):
-            raise RequestError(f"step {step}: the loss after the inner steps is {value.item()}; give a smaller lr")
-        adam.zero_grad()
-        value.backward()
-        adam.step()
-        losses.append(value.item())
-        if progress is not None:
-            progress("meta-training", step + 1, meta_steps)
-    return losses
+    wrong = (torch.arange(examples, device=episodes.support_y.device) % shots < wrong_shots).expand(tasks, -1)
+    labels = torch.where(wrong, (episodes.support_y + 1) % ways, episodes.support_y)
+    return replace(episodes, support_y=labels), wrong

@@ -152,6 +152,10 @@ class Maml(MetaLearner):
         """Adapt to each task and answer."""
         return self.after(self.inner_steps if self.training else self.test_steps, support_x, support_y, query_x)
 
+    def support_loss(self, answers: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Return what the inner steps lower: the loss of the answers to one task's support examples x, y."""
+        return self.loss(answers, y)
+
     def unaided(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         """Answer from the start, before any step."""
         return self.after(0, support_x, support_y, query_x)
@@ -162,7 +166,7 @@ class Maml(MetaLearner):
 
         def one(x: Tensor, y: Tensor, queries: Tensor) -> Tensor:
             def loss(params: Params) -> Tensor:
-                return self.loss(functional_call(self.model, params, (x,)), y)
+                return self.support_loss(functional_call(self.model, params, (x,)), x, y)
 
             adapted = maml_adapt(loss, start, lr=self.inner_lr, steps=steps, first_order=self.first_order)
             return functional_call(self.model, adapted, (queries,))

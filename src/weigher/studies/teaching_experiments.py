@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from weigher.examples.commentaries import Batch, ExampleWeights, MaskNet, Masks, PairMixer, WeightNet
-from weigher.examples.few_shot import Episodes, SupportWeights, adapt_and_query, meta_train, sample_episodes
+from weigher.examples.episodes import ClassPool, Episodes
+from weigher.examples.few_shot import SupportWeights, WeighedMaml, mislabel
+from weigher.examples.meta_learning import Maml, meta_train
 from weigher.examples.teaching import TeachConfig, teach
 from weigher.studies import teaching_tasks as tasks
 from weigher.studies.teaching_names import (
@@ -37,6 +40,7 @@ from weigher.studies.teaching_names import (
     Figures,
     Size,
 )
+from weigher.train.loop import LoopConfig
 
 
 def figures_of(runs: dict[str, tasks.Run]) -> Figures:
@@ -215,30 +219,43 @@ def masks(size: Size, path: Path, seed: int) -> Figures:
 
 def few_shots(size: Size, paths: Sequence[Path], wrong: int, seed: int) -> Figures:
     """Meta-train with and without weights on one set of alphabets, test on the other."""
-    pools = [tasks.characters(path) for path in paths]
+    known, others = (tasks.characters(path) for path in paths)
 
-    def stream(pool: list[Tensor], start: int) -> Iterator[Episodes]:
-        generator = torch.Generator().manual_seed(start)
-        while True:
-            yield sample_episodes(pool, tasks=8, ways=5, shots=5, queries=5, generator=generator, wrong_shots=wrong)
+    def draw(pool: ClassPool, generator: np.random.Generator) -> tuple[Episodes, Tensor]:
+        drawn = pool.draw(tasks=8, ways=5, shots=5, queries=5, generator=generator)
+        return mislabel(drawn, ways=5, wrong_shots=wrong)
 
+    def mean_loss(answers: Tensor, y: Tensor) -> Tensor:
+        return tasks.LOSS(answers, y).mean()
+
+    config = LoopConfig(
+        steps=size.meta_steps,
+        learning_rate=2e-3,
+        warmup_steps=min(20, size.meta_steps),
+        clip_norm=10.0,
+        validate_every=size.meta_steps,
+        precision="float32",
+        seed=seed,
+    )
     figures: Figures = {}
     for method in (MAML, WEIGHED):
         torch.manual_seed(seed)
         student = tasks.perceptron(196, 64, 64, 5)
-        weigher: SupportWeights | None = None
+        learner = Maml(student, mean_loss, test_steps=10)
         if method == WEIGHED:
             weigher = SupportWeights(tasks.perceptron(196, 64, 32), ways=5)
-        meta_train(student, tasks.LOSS, stream(pools[0], seed), weigher, meta_steps=size.meta_steps)
-        test, right, weights = stream(pools[1], 1000 + seed), [], []
+            learner = WeighedMaml(student, tasks.LOSS, weigher, test_steps=10)
+        meta_train(learner, lambda generator: draw(known, generator)[0], config)
+        learner.eval()
+        generator, right, weights = np.random.default_rng(1000 + seed), [], []
         for _ in range(-(-size.meta_tests // 8)):
-            drawn = next(test)
+            drawn, mistaken = draw(others, generator)
             with torch.no_grad():
-                outputs = adapt_and_query(student, drawn, tasks.LOSS, weigher, steps=10)[1]
+                outputs = learner.predict(drawn.support_x, drawn.support_y, drawn.query_x)
                 right.append((outputs.argmax(2) == drawn.query_y).float().mean().item())
-                if weigher is not None:
-                    found = torch.func.vmap(weigher)(drawn.support_x, drawn.support_y)
-                    weights.append((found[drawn.wrong].mean().item(), found[~drawn.wrong].mean().item()))
+                if isinstance(learner, WeighedMaml):
+                    found = torch.func.vmap(learner.weigher)(drawn.support_x, drawn.support_y)
+                    weights.append((found[mistaken].mean().item(), found[~mistaken].mean().item()))
         figures[method] = {ACCURACY: 100 * sum(right) / len(right)}
         if wrong and weights:
             of_wrong, of_right = (sum(part) / len(weights) for part in zip(*weights, strict=True))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from weigher.examples.commentaries import Batch, Commentary, ExampleLoss, Predict, mixed_loss
+from weigher.examples.episodes import ClassPool
 from weigher.examples.teaching import Curve, MakeOptimiser, train_student
 from weigher.io.image_sets import read_drawings, read_images
 
@@ -261,10 +262,11 @@ def cluttered_digits(path: Path, seed: int, *, counts: tuple[int, int, int], ste
     return Task(parts[0], parts[1], parts[2], partial(two_blocks, 1, 10), steps, 64, max(1, steps // 15), truth)
 
 
-def characters(path: Path) -> list[Tensor]:
-    """Omniglot's characters at 14 x 14, one tensor `[20, 196]` of ink in [0, 1] for each."""
-    found = []
-    for drawings in read_drawings(path).values():
+def characters(path: Path) -> ClassPool:
+    """Omniglot's characters at 14 x 14, 20 drawings [196] of ink in [0, 1] for each."""
+    found, labels = [], []
+    for label, drawings in enumerate(read_drawings(path).values()):
         ink = torch.from_numpy(drawings).float()[:, None]
         found.append(nn.functional.adaptive_avg_pool2d(ink, 14).flatten(1).clamp(0, 0.4) / 0.4)
-    return found
+        labels.append(torch.full((len(ink),), label))
+    return ClassPool(torch.cat(found), torch.cat(labels))
