@@ -1,12 +1,14 @@
-"""Puts this folder on the import path, so that every test can say `from contract import Subject, check_laws`."""
+"""Puts this folder on the import path, so that a test can say `from contract import Subject`; what every test has."""
 
 import signal
 import sys
 from pathlib import Path
 
 import hypothesis
+import jaxtyping
 import pytest
 import torch
+from beartype import beartype
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -22,3 +24,16 @@ hypothesis.settings.load_profile("weigher")
 def _torch_seed():
     """A test that draws from torch without a generator draws the same every time and in any order."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def checked(monkeypatch):
+    """Give a function's module the names that only type checkers import, and have its annotations enforced."""
+
+    def check(module, name):
+        for annotation in ("Bool", "Float", "Int", "Real", "Shaped"):
+            monkeypatch.setattr(module, annotation, getattr(jaxtyping, annotation), raising=False)
+        monkeypatch.setattr(module, "Tensor", torch.Tensor, raising=False)
+        return jaxtyping.jaxtyped(typechecker=beartype)(getattr(module, name))
+
+    return check

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from made_up import small_settings
 from weigher.cli.main import main
 from weigher.io.features import Features, write_features
 from weigher.io.manifest import write_cast_csv
@@ -13,21 +14,7 @@ from weigher.recordings.corpus_voices import corpus_voices
 from weigher.recordings.diarizer import Diarizer, DiarizerConfig
 
 HOP, BANDS, PEOPLE = 0.02, 12, ("Ann", "Ben", "Cid", "Dee")
-SETTINGS = {
-    "model": {
-        "front": {"kind": "features", "additive": False},
-        "encoder": {"channels": 16, "embedding": 32, "stride": 2, "dilations": [1]},
-        "weigher": {"slots": 3, "heads": 2, "layers": 1, "channel_reduction": 1, "time_reduction": 3},
-    },
-    "learn": {
-        "listen": {"steps": 30, "learning_rate": 0.01, "warmup_steps": 3},
-        "listen_batch": 24,
-        "listen_seconds": 2.0,
-        "weigh": {"steps": 30, "learning_rate": 0.006, "warmup_steps": 3, "validate_every": 100},
-        "weigh_batch": 8,
-        "recompose": {"seconds": 4.0, "max_speakers": 3},
-    },
-}
+SETTINGS = small_settings(channels=16, listen=30, weigh=30, weigh_rate=0.006, warmup=3, crops=24)
 
 
 def talk(cast, rng, tilt):

@@ -5,9 +5,6 @@ import json
 import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 from contextlib import contextmanager
 from functools import partial
 
@@ -17,6 +14,7 @@ import soundfile
 import torch
 from transformers import WavLMConfig, WavLMModel
 
+from launching import torchrun
 from weigher.cli import train as train_verb
 from weigher.cli.main import main
 from weigher.io import atomic
@@ -418,21 +416,11 @@ def test_wavlm_from_a_folder_is_trained_on_applied_and_loaded_again(bad, wavlm, 
 def test_two_workers_train_one_model_and_speak_once(world, tmp_path):
     rows = (world / "cast.csv").read_text(encoding="utf-8").replace("r5.wav", "gone.wav") + "r5.wav,Eve\n"
     (world / "workers.csv").write_text(rows, encoding="utf-8")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master-addr", "127.0.0.1"]
-    command += ["--master-port", str(port), "-m", "weigher.cli.main", "train", str(world / "workers.csv"), "--json"]
-    command += ["--out", str(tmp_path / "run"), "--config", str(world / "config.json"), "--device", "cpu"]
-    command += ["--listen-steps", "2", "--weigh-steps", "2", "--skip-bad", "--quiet"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
-        try:
-            printed, said = job.communicate(timeout=300)
-        except subprocess.TimeoutExpired:
-            job.terminate()  # a kill would leave the workers behind
-            raise
-    assert job.returncode == 0, said
+    command = ["-m", "weigher.cli.main", "train", world / "workers.csv", "--json", "--out", tmp_path / "run"]
+    command += ["--config", world / "config.json", "--device", "cpu"]
+    command += ["--listen-steps", 2, "--weigh-steps", 2, "--skip-bad", "--quiet"]
+    code, printed, said = torchrun(*command)
+    assert code == 0, said
     assert json.loads(printed)["steps"] == [2, 2]
     warned, left_out = said.splitlines()  # and nothing of torch's
     assert warned == (

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from made_up import small_settings
 from weigher.cli.main import main
 from weigher.io.features import Features, write_features
 from weigher.io.manifest import write_cast_csv
@@ -14,21 +15,7 @@ from weigher.recordings.configs import overlay
 from weigher.recordings.diarizer import Diarizer, DiarizerConfig
 
 HOP, BANDS, PEOPLE = 0.02, 12, ("Ann Löf", "Ben; jr", "Cid", "Dee")
-SETTINGS = {
-    "model": {
-        "front": {"kind": "features", "additive": False},
-        "encoder": {"channels": 24, "embedding": 32, "stride": 2, "dilations": [1]},
-        "weigher": {"slots": 3, "heads": 2, "layers": 1, "channel_reduction": 1, "time_reduction": 3},
-    },
-    "learn": {
-        "listen": {"steps": 100, "learning_rate": 0.01, "warmup_steps": 5},
-        "listen_batch": 40,
-        "listen_seconds": 2.0,
-        "weigh": {"steps": 100, "learning_rate": 0.004, "warmup_steps": 5, "validate_every": 100},
-        "weigh_batch": 8,
-        "recompose": {"seconds": 4.0, "max_speakers": 3},
-    },
-}
+SETTINGS = small_settings(listen=100, weigh=100)
 
 
 def talk(cast, rng, turns=8):

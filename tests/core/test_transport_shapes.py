@@ -5,8 +5,6 @@ import inspect
 import jaxtyping
 import pytest
 import torch
-from beartype import beartype
-from torch import Tensor
 
 from weigher.core import gaussians, transport
 
@@ -34,19 +32,6 @@ CALLS = {
     },
 }
 EVERY = [(module, name) for module, calls in CALLS.items() for name in calls]
-
-
-@pytest.fixture
-def checked(monkeypatch):
-    """Give a function's module the names that only type checkers import, and have its annotations enforced."""
-
-    def check(module, name):
-        for annotation in ("Float", "Int"):
-            monkeypatch.setattr(module, annotation, getattr(jaxtyping, annotation), raising=False)
-        monkeypatch.setattr(module, "Tensor", Tensor, raising=False)
-        return jaxtyping.jaxtyped(typechecker=beartype)(getattr(module, name))
-
-    return check
 
 
 @pytest.mark.parametrize(("module", "name"), EVERY, ids=[name for _, name in EVERY])

@@ -4,8 +4,6 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
-from beartype import beartype
-from torch import Tensor
 
 from weigher.core import contrast
 from weigher.pairs import align_uniform, diagnosis, evaluation, info_nce, relic, views, workers
@@ -14,19 +12,6 @@ S, N, M, E = 2, 5, 7, 3
 ROWS, OTHERS, KEYS = torch.randn(S, N, E), torch.randn(S, N, E), torch.randn(S, M, E)
 ONE, TWO, LABELS, WEIGHT = torch.randn(N, E), torch.randn(N, E), torch.arange(N) % 2, torch.rand(N)
 BATCHED = torch.rand(S, N)
-
-
-@pytest.fixture
-def checked(monkeypatch):
-    """Give a function's module the names that only type checkers import, and have its annotations enforced."""
-
-    def check(module, name):
-        for annotation in ("Float", "Int", "Real"):
-            monkeypatch.setattr(module, annotation, getattr(jaxtyping, annotation), raising=False)
-        monkeypatch.setattr(module, "Tensor", Tensor, raising=False)
-        return jaxtyping.jaxtyped(typechecker=beartype)(getattr(module, name))
-
-    return check
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,11 @@
 """Losses of pairs on two workers started by `torchrun`: loss and gradients of one process with the joint batch."""
 
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import torch
 
+from launching import torchrun
 from weigher.core.contrast import nt_xent, symmetric_info_nce, unit
 from weigher.pairs.align_uniform import AlignUniformLoss
 from weigher.pairs.info_nce import InfoNCELoss
@@ -58,19 +56,8 @@ def worker(folder):
 
 
 def test_two_workers_give_the_loss_and_gradients_of_the_joint_batch(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={port}"]
-    command = [sys.executable, *launch, __file__, str(tmp_path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
-        try:
-            _, errors = job.communicate(timeout=300)
-        except subprocess.TimeoutExpired:
-            job.terminate()  # a kill would leave the workers behind
-            raise
-    assert (job.returncode, errors) == (0, "")
+    code, _, errors = torchrun(__file__, tmp_path)
+    assert (code, errors) == (0, "")
     parts = [torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in (0, 1)]
     views, weight = batch()
     for name, (value, *slopes) in gradients(views, weight).items():

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from made_up import small_settings
 from weigher.errors import RequestError
 from weigher.io.audio import write_audio
 from weigher.io.features import Features, write_features
@@ -17,21 +18,7 @@ from weigher.recordings.diarizer import Diarizer, DiarizerConfig
 from weigher.recordings.score import score
 
 HOP, BANDS, PEOPLE = 0.02, 12, ("Ann", "Ben Ü", "Cid; jr", "Dee")
-SETTINGS = {
-    "model": {
-        "front": {"kind": "features", "additive": False},
-        "encoder": {"channels": 24, "embedding": 32, "stride": 2, "dilations": [1]},
-        "weigher": {"slots": 3, "heads": 2, "layers": 1, "channel_reduction": 1, "time_reduction": 3},
-    },
-    "learn": {
-        "listen": {"steps": 120, "learning_rate": 0.01, "warmup_steps": 5},
-        "listen_batch": 40,
-        "listen_seconds": 2.0,
-        "weigh": {"steps": 200, "learning_rate": 0.004, "warmup_steps": 5, "validate_every": 200},
-        "weigh_batch": 8,
-        "recompose": {"seconds": 4.0, "max_speakers": 3},
-    },
-}
+SETTINGS = small_settings(listen=120, weigh=200)
 CONFIG = overlay(DiarizerConfig(), SETTINGS, "these tests")
 
 

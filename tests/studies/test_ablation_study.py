@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from made_up import FEW_TURNS, write_read_speech
 from weigher.core.matching import match
-from weigher.io.rttm import Segment, write_rttm
 from weigher.recordings.archive import Archive
 from weigher.recordings.encoder import Frames
 from weigher.recordings.learn import LearnConfig
@@ -191,24 +191,9 @@ def test_too_wide_a_spread_within_seeds_and_a_single_seed_hold_nothing():
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """A folder laid out as the study knows it: 20 people of features with two utterances each, and turns."""
-    folder, rng = tmp_path_factory.mktemp("data") / "speech", np.random.default_rng(0)
-    people, said, length = 20, 2, 300
-    frames = people * said * length
-    means = np.repeat(rng.normal(0, 1, (people, 40)), said * length, axis=0)
-    sounding = (np.arange(frames) % 100 < 80)[:, None]
-    folder.mkdir()
-    np.savez(
-        folder / "read_speech_fbank40.npz",
-        features=(10 * np.where(sounding, means + rng.normal(0, 0.5, (frames, 40)), -6.0)).astype(np.int8),
-        scale=np.float32(0.1),
-        offsets=np.arange(people * said + 1) * length,
-        speaker=np.repeat([f"p{k:02d}" for k in range(people)], said),
-        utterance=np.array([f"u{k:02d}" for k in range(people * said)]),
-    )
-    turns = [Segment(float(t), t + 0.3 + t % 3 / 2, "xyz"[t // 2 % 3]) for t in range(0, 120, 2)]
-    for part in ("train", "test"):
-        write_rttm(folder / f"timings/ami/{part}/{part}.rttm", {part: turns})
-    return folder.parent
+    folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    write_read_speech(folder / "speech", rng, people=20, said=2, turns=FEW_TURNS)
+    return folder
 
 
 def test_a_tiny_run_gives_every_row(data, tmp_path, monkeypatch):

@@ -1,16 +1,13 @@
 """The study of the area under the margin: a run too small to learn, its parts by hand, its rules on made-up rows."""
 
 import importlib.util
-import io
 from types import SimpleNamespace
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 import pytest
 import torch
-from PIL import Image
 
+from made_up import write_cifar10
 from weigher.errors import RequestError
 from weigher.studies import aum as study
 from weigher.studies import aum_names as words
@@ -28,16 +25,8 @@ TINY = {
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
-    for name in ("cifar10", "mnist10k"):
-        (folder / name).mkdir()
-    for part, count in (("train", 120), ("test", 12)):
-        images = []
-        for pixels in rng.integers(0, 256, (count, 32, 32, 3), np.uint8):
-            held = io.BytesIO()
-            Image.fromarray(pixels).save(held, "PNG")
-            images.append(held.getvalue())
-        rows = {"image": images, "label": [k % 10 for k in range(count)]}
-        pyarrow.parquet.write_table(pyarrow.table(rows), folder / f"cifar10/{part}.parquet")
+    write_cifar10(folder, rng, train=120, test=12)
+    (folder / "mnist10k").mkdir()
     pixels = rng.integers(0, 256, (100, 28, 28), np.uint8)
     np.savez(folder / words.MNIST_FILE, images=pixels, labels=np.arange(100) % 10)
     return folder

@@ -1,15 +1,12 @@
 """The study of early stopping: a run too small to learn, its rules on made-up rows, and stable descent."""
 
-import io
 from itertools import pairwise
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 import pytest
 import torch
-from PIL import Image
 
+from made_up import write_cifar10
 from weigher.examples.label_noise import FixedOutputNetwork
 from weigher.studies import early_stopping as study
 from weigher.studies import stopping_runs as runs
@@ -23,15 +20,7 @@ TINY = study.Size(
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
-    (folder / "cifar10").mkdir()
-    for part, count in (("train", 40), ("test", 12)):
-        images = []
-        for pixels in rng.integers(0, 256, (count, 32, 32, 3), np.uint8):
-            held = io.BytesIO()
-            Image.fromarray(pixels).save(held, "PNG")
-            images.append(held.getvalue())
-        rows = {"image": images, "label": [k % 10 for k in range(count)]}
-        pyarrow.parquet.write_table(pyarrow.table(rows), folder / f"cifar10/{part}.parquet")
+    write_cifar10(folder, rng, train=40, test=12)
     return folder
 
 

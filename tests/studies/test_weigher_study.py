@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from made_up import FEW_TURNS, write_read_speech
 from weigher.io.audio import write_audio
 from weigher.io.rttm import Segment, write_rttm
 from weigher.recordings.synthesise import draw_speakers, synthesise
@@ -56,25 +57,10 @@ def data(tmp_path_factory):
     So many that four are unseen in either: conversations hold up to four people.
     """
     folder, rng = tmp_path_factory.mktemp("data") / "speech", np.random.default_rng(0)
-    people, said, length = 20, 2, 300
-    frames = people * said * length
-    means = np.repeat(rng.normal(0, 1, (people, 40)), said * length, axis=0)
-    sounding = (np.arange(frames) % 100 < 80)[:, None]
-    folder.mkdir()
-    np.savez(
-        folder / "read_speech_fbank40.npz",
-        features=(10 * np.where(sounding, means + rng.normal(0, 0.5, (frames, 40)), -6.0)).astype(np.int8),
-        scale=np.float32(0.1),
-        offsets=np.arange(people * said + 1) * length,
-        speaker=np.repeat([f"p{k:02d}" for k in range(people)], said),
-        utterance=np.array([f"u{k:02d}" for k in range(people * said)]),
-    )
+    write_read_speech(folder, rng, people=20, said=2, turns=FEW_TURNS)
     for corpus in ("librispeech", "arabic_commands"):
         for name, speaker in zip("abcdefghijkl", draw_speakers(12, rng), strict=True):
             write_audio(folder / corpus / f"{corpus[0]}{name}" / "said.flac", synthesise(speaker, 2.0, rng))
-    turns = [Segment(float(t), t + 1.6, "xyz"[t // 2 % 3]) for t in range(0, 120, 2)]
-    for part in ("train", "test"):
-        write_rttm(folder / f"timings/ami/{part}/{part}.rttm", {part: turns})
     samples = np.concatenate([synthesise(speaker, 2.0, rng) for speaker in draw_speakers(2, rng)])
     write_audio(folder / "ami_excerpts" / "meetíng.flac", samples)
     write_rttm(folder / "ami_excerpts" / "meeting.rttm", {"meeting": [Segment(0, 2, "a"), Segment(2, 4, "b")]})

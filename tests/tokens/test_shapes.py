@@ -3,8 +3,6 @@
 import jaxtyping
 import pytest
 import torch
-from beartype import beartype
-from torch import Tensor
 
 from weigher.tokens import local_attention, recurrent, token_scores
 
@@ -13,19 +11,6 @@ X, STATE = torch.randn(B, T, E), torch.randn(B, H)
 ELMAN = (torch.randn(H, E), torch.randn(H, H), torch.randn(H))
 GATED = (torch.randn(3 * H, E), torch.randn(3 * H, H), torch.randn(3 * H))
 HEADS, MASK = torch.randn(B, H, T, D), torch.ones(B, T, dtype=torch.bool)
-
-
-@pytest.fixture
-def checked(monkeypatch):
-    """Give a function's module the names that only type checkers import, and have its annotations enforced."""
-
-    def check(module, name):
-        for annotation in ("Bool", "Float", "Int"):
-            monkeypatch.setattr(module, annotation, getattr(jaxtyping, annotation), raising=False)
-        monkeypatch.setattr(module, "Tensor", Tensor, raising=False)
-        return jaxtyping.jaxtyped(typechecker=beartype)(getattr(module, name))
-
-    return check
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 import json
 import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from launching import torchrun
 from weigher.errors import RequestError
 from weigher.train import (
     LoopConfig,
@@ -116,24 +115,8 @@ def worker(folder):
         assert torch.equal(value, model.state_dict()[name]), name
 
 
-def torchrun(*arguments):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={port}"]
-    command = [sys.executable, *launch, *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
-        try:
-            _, errors = job.communicate(timeout=300)
-        except subprocess.TimeoutExpired:
-            job.terminate()  # a kill would leave the workers behind
-            raise
-    return job.returncode, errors
-
-
 def test_two_workers_give_what_one_process_gives_with_both_batches(tmp_path):
-    code, errors = torchrun(__file__, tmp_path)
+    code, _, errors = torchrun(__file__, tmp_path)
     assert (code, errors) == (0, "")  # no warning of torch's either
     model, history = train(tmp_path / "alone")
     losses = [record["loss"] for record in history.train]
