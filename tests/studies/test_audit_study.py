@@ -35,18 +35,15 @@ def test_a_perfect_ear_finds_everything_and_the_cut_offs_follow_the_planted_name
     heard = np.full((50, 5), -5.0)
     for i, cast in enumerate(truth):
         heard[i, cast] = 3.0
-    found = dict(
-        ((method, metric), value)
-        for method, metric, value in study.figures({study.AREA: heard, study.MARGIN: -heard}, spoiled, planted)
-    )
+    found = study.figures({study.AREA: heard, study.MARGIN: -heard}, spoiled, planted)
     for kind in (study.WRONG, study.MISSING):
-        assert found[study.AREA, f"{kind}: AUROC %"] == 100
-        assert found[study.AREA, f"{kind}: precision at k %"] == 100
-        assert found[study.MARGIN, f"{kind}: AUROC %"] == 0
-        assert found[study.AREA, f"{kind}: recall % at cut-off 50"] == 100
-    assert found[study.AREA, "wrong: precision % at cut-off 99"] == 100
-    assert found[study.AREA, "mean margin of planted names"] == -5
-    chance = found[study.CHANCE, "wrong: precision at k %"]
+        assert found[study.AREA][f"{kind}: AUROC %"] == 100
+        assert found[study.AREA][f"{kind}: precision at k %"] == 100
+        assert found[study.MARGIN][f"{kind}: AUROC %"] == 0
+        assert found[study.AREA][f"{kind}: recall % at cut-off 50"] == 100
+    assert found[study.AREA]["wrong: precision % at cut-off 99"] == 100
+    assert found[study.AREA]["mean margin of planted names"] == -5
+    chance = found[study.CHANCE]["wrong: precision at k %"]
     assert chance == pytest.approx(100 * len(spoiled.wrong) / sum(map(len, spoiled.listed)))
 
 

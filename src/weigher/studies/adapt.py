@@ -15,15 +15,15 @@ cores.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from weigher.studies.harness import Claim, Context, Result, Row, Study, clearly_less, find_row
+from weigher.studies.harness import Claim, Context, Figures, Result, Row, Study, Tally, clearly_less, find_row
 
 if TYPE_CHECKING:
     from weigher.recordings.diarizer import Diarizer
@@ -66,14 +66,13 @@ def narrowed(values: np.ndarray) -> np.ndarray:
 
 def run(context: Context) -> list[Row]:
     """Train once and on in every way with each seed; see the module."""
-    values: dict[tuple[str, str], list[float]] = defaultdict(list)
+    tally = Tally()
     for seed in context.seeds:
-        for method, metric, value in context.part(f"{seed}", lambda seed=seed: _seed(context, seed)):
-            values[method, metric].append(value)
-    return [Row.of(method, metric, figures) for (method, metric), figures in values.items()]
+        tally.add(context.part(f"{seed}", partial(_seed, context, seed)))
+    return tally.rows()
 
 
-def _seed(context: Context, seed: int) -> list[tuple[str, str, float]]:
+def _seed(context: Context, seed: int) -> Figures:
     from weigher.recordings.adapt import Start
     from weigher.recordings.archive import Archive
     from weigher.studies.diarization import archive_of
@@ -95,7 +94,7 @@ def _seed(context: Context, seed: int) -> list[tuple[str, str, float]]:
     first.fit(archive(OLD), progress=context.progress)
     assert first.model_ is not None
     start = Start(first.model_, {}, first.labels_, first.head_)
-    found = _figures(BEFORE, first, tests)
+    found = {BEFORE: _figures(first, tests)}
     for arm, groups, frozen, begun in (
         (HELD, (NEW,), "encoder", start),
         (FREE, (NEW,), "nothing", start),
@@ -105,7 +104,7 @@ def _seed(context: Context, seed: int) -> list[tuple[str, str, float]]:
         diarizer = _diarizer(size, size.after, seed, talks[OLD, "train"], hop_seconds)
         diarizer.config = replace(diarizer.config, learn=replace(diarizer.config.learn, frozen=frozen))
         diarizer.fit(archive(*groups, start=begun), start=begun, progress=context.progress)
-        found += _figures(arm, diarizer, tests)
+        found[arm] = _figures(diarizer, tests)
     return found
 
 
@@ -167,15 +166,15 @@ def _diarizer(size: Size, steps: tuple[int, int], seed: int, talks: Sequence[Tal
     return diarizer
 
 
-def _figures(method: str, diarizer: Diarizer, tests: dict[str, list[Talk]]) -> list[tuple[str, str, float]]:
+def _figures(diarizer: Diarizer, tests: dict[str, list[Talk]]) -> dict[str, float]:
     from weigher.studies import diarization as shared
 
-    found = []
+    found = {}
     for group, talks in tests.items():
         turns = {result.file_id: list(result.segments) for result in shared.apply(diarizer, talks)}
-        found.append((method, f"{group}: {DER}", shared.figures(talks, turns)["DER %, collar 0"]))
+        found[f"{group}: {DER}"] = shared.figures(talks, turns)["DER %, collar 0"]
         if set(diarizer.labels_) & {name for talk in talks for name in talk.cast}:
-            found.append((method, f"{group}: {NAMED}", named_right(diarizer, talks)))
+            found[f"{group}: {NAMED}"] = named_right(diarizer, talks)
     return found
 
 

@@ -19,7 +19,6 @@ three hours.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from weigher.studies.harness import Claim, Context, Result, Row, Study, clearly_less, find_row
+from weigher.studies.harness import Claim, Context, Result, Row, Study, Tally, clearly_less, find_row
 
 if TYPE_CHECKING:  # torch is loaded by a run, not by listing the studies
     from torch import Tensor, nn
@@ -83,7 +82,10 @@ def run(context: Context) -> list[Row]:
                 found[method] = context.part(f"{data} {seed} {method}", work)
             every.append(found)
         chosen = {name: _best(every[0], among) for name, among in ((INFO, TEMPERATURES), (BOTH, MIXES))}
-        rows += _rows(data, with_gains(every, chosen))
+        tally = Tally()
+        for found in with_gains(every, chosen):
+            tally.add(found, data)
+        rows += tally.rows()
         if data == "digits":
             drawn = context.part("circle", partial(_on_the_circle, read, chosen, context.seeds[0], size))
             rows += _circle(drawn, context.out / "circle.png")
@@ -109,15 +111,6 @@ def with_gains(
             gained[BOTH][SHARE] = 100 * gained[BOTH][GAIN] / gained[INFO][GAIN]
         added.append(gained)
     return added
-
-
-def _rows(data: str, every: Sequence[dict[str, dict[str, float]]]) -> list[Row]:
-    values: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for found in every:
-        for method, figures in found.items():
-            for metric, value in figures.items():
-                values[method, f"{data}: {metric}"].append(value)
-    return [Row.of(method, metric, figures) for (method, metric), figures in values.items()]
 
 
 def _best(found: dict[str, dict[str, float]], among: dict[str, Any]) -> str:

@@ -17,12 +17,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from weigher.studies.harness import Claim, Context, Result, Row, Study, clearly_less, find_row
+from weigher.studies.harness import Claim, Context, Figures, Result, Row, Study, Tally, clearly_less, find_row
 
 if TYPE_CHECKING:
     from weigher.recordings.archive import Archive
@@ -103,14 +104,13 @@ def precision_at_k(scores: np.ndarray, sought: np.ndarray) -> float:
 
 def run(context: Context) -> list[Row]:
     """Listen to a spoiled list with each seed, and rank; see the module."""
-    values: dict[tuple[str, str], list[float]] = defaultdict(list)
+    tally = Tally()
     for seed in context.seeds:
-        for method, metric, value in context.part(f"{seed}", lambda seed=seed: _seed(context, seed)):
-            values[method, metric].append(value)
-    return [Row.of(method, metric, figures) for (method, metric), figures in values.items()]
+        tally.add(context.part(f"{seed}", partial(_seed, context, seed)))
+    return tally.rows()
 
 
-def _seed(context: Context, seed: int) -> list[tuple[str, str, float]]:
+def _seed(context: Context, seed: int) -> Figures:
     import torch
 
     from weigher.recordings.learn import LearnConfig, listen
@@ -187,26 +187,26 @@ def at_the_end(model: RecordingModel, listener: Listener, archive: Archive) -> t
     return margin, probability
 
 
-def figures(scores: dict[str, np.ndarray], spoiled: List, planted: np.ndarray) -> list[tuple[str, str, float]]:
-    """Rows (method, metric, value) of scores [r, c], high where a name is clearly heard; planted bool [r, c]."""
+def figures(scores: dict[str, np.ndarray], spoiled: List, planted: np.ndarray) -> Figures:
+    """Return what scores [r, c], high where a name is clearly heard; planted bool [r, c], show."""
     some = next(iter(scores.values()))
     listed, there = np.zeros(some.shape, bool), np.zeros(some.shape, bool)
     for i, (cast, truth) in enumerate(zip(spoiled.listed, spoiled.truth, strict=True)):
         listed[i, cast] = True
         there[i, truth] = True
-    found = []
+    found: Figures = defaultdict(dict)
     unlisted = ~listed & ~planted
     for method, each in scores.items():
         finite = np.where(np.isfinite(each), each, each[np.isfinite(each)].min())
         for kind, pairs, sign in ((WRONG, listed, -1), (MISSING, unlisted, 1)):
             sought = there[pairs] if kind == MISSING else ~there[pairs]
-            found.append((method, f"{kind}: AUROC %", auroc(sign * finite[pairs], sought)))
-            found.append((method, f"{kind}: precision at k %", precision_at_k(sign * finite[pairs], sought)))
+            found[method][f"{kind}: AUROC %"] = auroc(sign * finite[pairs], sought)
+            found[method][f"{kind}: precision at k %"] = precision_at_k(sign * finite[pairs], sought)
     for kind, pairs, sought in ((WRONG, listed, listed & ~there), (MISSING, unlisted, unlisted & there)):
-        found.append((CHANCE, f"{kind}: precision at k %", 100 * float(sought.sum() / pairs.sum())))
+        found[CHANCE][f"{kind}: precision at k %"] = 100 * float(sought.sum() / pairs.sum())
     area = scores[AREA]
     for kind, group in (("planted", planted), (WRONG, listed & ~there), ("right", listed & there)):
-        found.append((AREA, f"mean margin of {kind} names", float(area[group & np.isfinite(area)].mean())))
+        found[AREA][f"mean margin of {kind} names"] = float(area[group & np.isfinite(area)].mean())
     for cut in CUTS:
         below = np.percentile(area[planted & np.isfinite(area)], cut)
         above = np.percentile(area[listed & np.isfinite(area)], 100 - cut)
@@ -215,8 +215,8 @@ def figures(scores: dict[str, np.ndarray], spoiled: List, planted: np.ndarray) -
             (MISSING, unlisted & (area >= above), unlisted & there),
         ):
             right = float((marked & sought).sum())
-            found.append((AREA, f"{kind}: precision % at cut-off {cut}", 100 * right / max(1.0, float(marked.sum()))))
-            found.append((AREA, f"{kind}: recall % at cut-off {cut}", 100 * right / max(1.0, float(sought.sum()))))
+            found[AREA][f"{kind}: precision % at cut-off {cut}"] = 100 * right / max(1.0, float(marked.sum()))
+            found[AREA][f"{kind}: recall % at cut-off {cut}"] = 100 * right / max(1.0, float(sought.sum()))
     return found
 
 

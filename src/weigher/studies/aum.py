@@ -21,7 +21,6 @@ only with a graphics card.
 from __future__ import annotations
 
 import importlib.util
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -54,11 +53,10 @@ from weigher.studies.aum_names import (
     RECALL,
     SHOWN,
     UNIFORM,
-    Figures,
     Noise,
     World,
 )
-from weigher.studies.harness import Claim, Context, Result, Row, Study, clearly_less, find_row
+from weigher.studies.harness import Claim, Context, Figures, Result, Row, Study, Tally, clearly_less, find_row
 
 if TYPE_CHECKING:  # torch is loaded by a run, not by listing the studies
     from weigher.studies.aum_runs import Found, Images
@@ -90,18 +88,16 @@ def run(context: Context) -> list[Row]:
         MNIST: partial(runs.mnist, mnist),
         CIFAR: partial(runs.cifar, cifar),
     }
-    values: dict[tuple[str, str], list[float]] = defaultdict(list)
+    tally = Tally()
     done, total = 0, len(context.seeds) * sum(len(world.noise) for world in worlds.values())
     for seed in context.seeds:
         for name, world in worlds.items():
             for noise in world.noise:
                 work = partial(_work, context, name, world, noise, seed=seed, read=read[name])
-                for method, figures in context.part(f"{seed} {_name(name, noise)}", work).items():
-                    for metric, value in figures.items():
-                        values[method, f"{_name(name, noise)}: {metric}"].append(value)
+                tally.add(context.part(f"{seed} {_name(name, noise)}", work), _name(name, noise))
                 done += 1
                 context.progress("runs", done, total)
-    return [Row.of(method, metric, figures) for (method, metric), figures in values.items()]
+    return tally.rows()
 
 
 def _work(

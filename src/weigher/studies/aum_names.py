@@ -19,8 +19,6 @@ GAP = "mean of the extra class, from wrong labels 0 to right ones 1"
 SHOWN = 18
 CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 Noise = tuple[str, float]
-Figures = dict[str, dict[str, float]]
-"""Method -> metric -> figure."""
 CLEAN: Noise = (UNIFORM, 0.0)
 EVERY: tuple[Noise, ...] = (CLEAN, *((kind, share / 10) for kind in (UNIFORM, ASYMMETRIC) for share in (1, 2, 3, 4)))
 

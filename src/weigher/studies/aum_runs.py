@@ -30,9 +30,9 @@ from weigher.studies.aum_names import (
     PRECISION,
     RECALL,
     UNIFORM,
-    Figures,
     World,
 )
+from weigher.studies.harness import Figures
 
 CLASSES = 10
 DROPS = (0.5, 0.75)

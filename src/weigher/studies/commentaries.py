@@ -18,12 +18,11 @@ small: about 15 minutes for three seeds on two idle cores. full: larger sets and
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from weigher.studies.harness import Claim, Context, Result, Row, Study, clearly_less, find_row
+from weigher.studies.harness import Claim, Context, Figures, Result, Row, Study, Tally, clearly_less, find_row
 from weigher.studies.teaching_names import (
     ACCURACY,
     CLEAN,
@@ -48,7 +47,6 @@ from weigher.studies.teaching_names import (
     TABLE,
     VALIDATION,
     WEIGHED,
-    Figures,
 )
 
 
@@ -67,16 +65,14 @@ def run(context: Context) -> list[Row]:
         MASKS: partial(experiments.masks, size, mnist),
         **{name: partial(experiments.few_shots, size, omniglot, wrong) for wrong, name in enumerate(FEW_SHOTS)},
     }
-    values: dict[tuple[str, str], list[float]] = defaultdict(list)
+    tally = Tally()
     done, total = 0, len(context.seeds) * len(every)
     for seed in context.seeds:
         for name, experiment in every.items():
-            for method, figures in context.part(f"{seed} {name}", partial(experiment, seed)).items():
-                for metric, value in figures.items():
-                    values[method, f"{name}: {metric}"].append(value)
+            tally.add(context.part(f"{seed} {name}", partial(experiment, seed)), name)
             done += 1
             context.progress("experiments", done, total)
-    return [Row.of(method, metric, figures) for (method, metric), figures in values.items()]
+    return tally.rows()
 
 
 def _higher(task: str, method: str, other: str, rows: Sequence[Row], metric: str = ACCURACY) -> tuple[str, bool]:

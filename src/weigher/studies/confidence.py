@@ -17,7 +17,6 @@ about a minute.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -26,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from weigher.studies.harness import Claim, Context, Result, Row, Study, clearly_less, find_row
+from weigher.studies.harness import Claim, Context, Result, Row, Study, Tally, clearly_less, find_row
 
 if TYPE_CHECKING:  # torch is loaded by a run, not by listing the studies
     from weigher.recordings.diarizer import Diarizer
@@ -74,16 +73,14 @@ SIZES = {
 
 def run(context: Context) -> list[Row]:
     """Train and test every design with each seed; see the module."""
-    values: dict[tuple[str, str], list[float]] = defaultdict(list)
+    tally = Tally()
     for seed in context.seeds:
         start = cache(partial(_start, context, seed))  # made when the first part asks for it
         found: dict[str, dict[str, float]] = {
             method: context.part(f"{seed} {method}", partial(_figures, context, method, start)) for method in METHODS
         }
-        for method, metrics in (found | _differences(found)).items():
-            for metric, value in metrics.items():
-                values[method, metric].append(value)
-    return [Row.of(method, metric, figures) for (method, metric), figures in values.items()]
+        tally.add(found | _differences(found))
+    return tally.rows()
 
 
 def _difference(a: str, b: str) -> str:

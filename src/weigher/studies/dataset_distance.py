@@ -13,7 +13,6 @@ small: about 3 minutes for three seeds on two cores. full: larger sources and lo
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from weigher.studies.harness import Claim, Context, Result, Row, Study, clearly_less, find_row
+from weigher.studies.harness import Claim, Context, Result, Row, Study, Tally, clearly_less, find_row
 from weigher.studies.transfer_sources import (
     CLEAN,
     INVERTED,
@@ -74,17 +73,14 @@ def run(context: Context) -> list[Row]:
     worlds: dict[str, Callable[[], Images]] = {DIGITS: _digits}
     if context.has(MNIST_FILE):
         worlds[MNIST] = partial(_mnist, context.path(MNIST_FILE))
-    values: dict[tuple[str, str], list[float]] = defaultdict(list)
+    tally = Tally()
     done = 0
     for seed in context.seeds:
         for world, read in worlds.items():
-            found = context.part(f"{seed} {world}", partial(_figures, read, size, seed))
-            for method, metrics in found.items():
-                for metric, value in metrics.items():
-                    values[method, f"{world}: {metric}"].append(value)
+            tally.add(context.part(f"{seed} {world}", partial(_figures, read, size, seed)), world)
             done += 1
             context.progress("sources", done, len(worlds) * len(context.seeds))
-    return [Row.of(method, metric, figures) for (method, metric), figures in values.items()]
+    return tally.rows()
 
 
 def distances(source: Images, other: Images) -> dict[str, float]:

@@ -13,14 +13,13 @@ small: about 6 minutes for three seeds on two idle cores. full: more images and 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from weigher.studies.harness import Claim, Context, Result, Row, Study, clearly_less, find_row
+from weigher.studies.harness import Claim, Context, Result, Row, Study, Tally, clearly_less, find_row
 from weigher.studies.stopping_names import (
     BEST,
     CLUSTERS,
@@ -63,16 +62,14 @@ def run(context: Context) -> list[Row]:
         for noise in NOISE[kind]
     }
     every |= {_name(IMAGES, noise): partial(runs.images, size, noise, cifar) for noise in size.image_noise}
-    values: dict[tuple[str, str], list[float]] = defaultdict(list)
+    tally = Tally()
     done, total = 0, len(context.seeds) * len(every)
     for seed in context.seeds:
         for name, work in every.items():
-            for method, figures in context.part(f"{seed} {name}", partial(work, seed)).items():
-                for metric, value in figures.items():
-                    values[method, f"{name}: {metric}"].append(value)
+            tally.add(context.part(f"{seed} {name}", partial(work, seed)), name)
             done += 1
             context.progress("runs", done, total)
-    return [Row.of(method, metric, figures) for (method, metric), figures in values.items()]
+    return tally.rows()
 
 
 def _name(kind: str, noise: float) -> str:

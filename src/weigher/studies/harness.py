@@ -20,7 +20,7 @@ import pkgutil
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -63,6 +63,34 @@ class Row:
             raise ValueError(f"{method}, {metric}: a row needs at least one value, all of them finite; got {figures}")
         std = statistics.stdev(figures) if len(figures) > 1 else None
         return cls(method, metric, statistics.fmean(figures), std, len(figures))
+
+
+Figures = dict[str, dict[str, float]]
+"""Method -> metric -> figure of one seed."""
+
+
+class Tally:
+    """Figures over seeds, by method and metric, in the order in which they came.
+
+    >>> tally = Tally()
+    >>> for seed in range(2):
+    ...     tally.add({"ours": {"DER %": 10.0 + seed}}, "calls")
+    >>> tally.rows()[0].metric, tally.rows()[0].mean
+    ('calls: DER %', 10.5)
+    """
+
+    def __init__(self) -> None:
+        self._values: dict[tuple[str, str], list[float]] = {}
+
+    def add(self, figures: Mapping[str, Mapping[str, float]], of: str = "") -> None:
+        """Add one seed's figures {method: {metric: value}}; metrics are called "of: metric" where `of` is given."""
+        for method, metrics in figures.items():
+            for metric, value in metrics.items():
+                self._values.setdefault((method, f"{of}: {metric}" if of else metric), []).append(value)
+
+    def rows(self) -> list[Row]:
+        """Return a row for each method and metric."""
+        return [Row.of(method, metric, values) for (method, metric), values in self._values.items()]
 
 
 Rule = Callable[[Sequence[Row]], tuple[str | float, bool]]

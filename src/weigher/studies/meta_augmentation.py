@@ -19,12 +19,11 @@ small: 600 steps each; about 13 minutes for three seeds on two cores. full: 3,00
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from weigher.studies.harness import Claim, Context, Result, Row, Study, clearly_less, find_row
+from weigher.studies.harness import Claim, Context, Result, Row, Study, Tally, clearly_less, find_row
 from weigher.studies.meta_names import (
     AFTER,
     ANY,
@@ -57,15 +56,13 @@ def run(context: Context) -> list[Row]:
     """Train and test every learner under every condition for each seed; see the module."""
     from weigher.studies.meta_figures import jobs_of
 
-    values: dict[tuple[str, str], list[float]] = defaultdict(list)
+    tally = Tally()
     jobs = jobs_of(context)
     for seed in context.seeds:
         for done, (part, compute) in enumerate(jobs.items(), 1):
-            for method, metrics in context.part(f"{seed} {part}", partial(compute, seed)).items():
-                for metric, figure in metrics.items():
-                    values[method, metric].append(figure)
+            tally.add(context.part(f"{seed} {part}", partial(compute, seed)))
             context.progress(f"learners, seed {seed}", done, len(jobs))
-    return [Row.of(method, metric, figures) for (method, metric), figures in values.items()]
+    return tally.rows()
 
 
 def _row(rows: Sequence[Row], kind: str, name: str, images: str, metric: str = f"{HELD_OUT}, {AFTER}") -> Row:

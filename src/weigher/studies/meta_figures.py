@@ -17,12 +17,9 @@ from weigher.examples.meta_augmentation import Augmentation, DiscreteShift, Perm
 from weigher.examples.meta_learning import MetaLearner, meta_train
 from weigher.studies import meta_names as study
 from weigher.studies import meta_tasks
-from weigher.studies.harness import Context
+from weigher.studies.harness import Context, Figures
 from weigher.studies.meta_tasks import Condition
 from weigher.train.loop import LoopConfig
-
-Figures = dict[str, dict[str, float]]
-"""Method -> metric -> figure."""
 
 _TASKS = 8  # of images in a step
 _DIGIT = meta_tasks.Shape(side=8, channels=0, inner_lr=0.1, inner_steps=3)

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from weigher.studies.harness import Claim, Context, Result, Row, Study, clearly_less, find_row
+from weigher.studies.harness import Claim, Context, Result, Row, Study, Tally, clearly_less, find_row
 
 if TYPE_CHECKING:  # torch is loaded by a run, not by listing the studies
     import numpy as np
@@ -71,15 +71,12 @@ class Material:
 
 def run(context: Context) -> list[Row]:
     """Train and test with each law and seed; see the module."""
-    values: dict[tuple[str, str], list[float]] = defaultdict(list)
+    tally = Tally()
     timings = context.path("speech/timings/ami")
     for seed in context.seeds:
         for law in LAWS:
-            found = context.part(f"{seed} {law}", partial(_figures, context, timings, law, seed))
-            for method, metrics in found.items():
-                for metric, value in metrics.items():
-                    values[method, f"{law}: {metric}"].append(value)
-    return [Row.of(method, metric, figures) for (method, metric), figures in values.items()]
+            tally.add(context.part(f"{seed} {law}", partial(_figures, context, timings, law, seed)), law)
+    return tally.rows()
 
 
 def tolerance(noises: Sequence[float], errors: Sequence[float], most: float = MOST_ERROR) -> float:

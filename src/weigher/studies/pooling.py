@@ -12,14 +12,13 @@ small: about 20 minutes for three seeds on two cores.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from weigher.studies.harness import Claim, Context, Result, Row, Study, clearly_less, find_row
+from weigher.studies.harness import Claim, Context, Result, Row, Study, Tally, clearly_less, find_row
 
 if TYPE_CHECKING:  # torch is loaded by a run, not by listing the studies
     from weigher.studies.label_sets import Ears, Heard
@@ -67,7 +66,7 @@ def run(context: Context) -> list[Row]:
     """Tune on the first seed, then train and test with each; see the module."""
     tried: list[Row] = []
     chosen: dict[str, str] = {}
-    values: dict[tuple[str, str], list[float]] = defaultdict(list)
+    tally = Tally()
     for seed in context.seeds:
         material = cache(partial(_material, context, seed))
         for done, method in enumerate(METHODS):
@@ -77,9 +76,8 @@ def run(context: Context) -> list[Row]:
                 chosen[method] = max(tries, key=lambda setting: tries[setting])
                 tried += [Row.of(method, f"mAP % to choose by, {setting}", [value]) for setting, value in tries.items()]
             found = context.part(f"{seed} {method}", partial(_tested, context, seed, material, method, chosen[method]))
-            for metric, value in found.items():
-                values[method, metric].append(value)
-    return [Row.of(method, metric, figures) for (method, metric), figures in values.items()] + tried
+            tally.add({method: found})
+    return tally.rows() + tried
 
 
 def settings(method: str) -> dict[str, dict[str, Any]]:

@@ -17,12 +17,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from weigher.studies.harness import Claim, Context, Result, Row, Study, clearly_less, find_row
+from weigher.studies.harness import Claim, Context, Result, Row, Study, Tally, clearly_less, find_row
 
 if TYPE_CHECKING:  # torch is loaded by a run, not by listing the studies
     from weigher.io.voices import Utterance
@@ -53,14 +54,11 @@ SIZES = {"small": Size(600, 150, 400, 300), "full": Size(2000, 500, 1500, 3000)}
 
 def run(context: Context) -> list[Row]:
     """Train and test with each seed; see the module."""
-    values: dict[tuple[str, str], list[float]] = defaultdict(list)
+    tally = Tally()
     for seed in context.seeds:
         for arm in (TAGS, SHUFFLED):
-            found = context.part(f"{seed} {arm}", lambda seed=seed, arm=arm: _trained(context, seed, arm))
-            for method, figures in found.items():
-                for metric, value in figures.items():
-                    values[method, metric].append(value)
-    return [Row.of(method, metric, figures) for (method, metric), figures in values.items()]
+            tally.add(context.part(f"{seed} {arm}", partial(_trained, context, seed, arm)))
+    return tally.rows()
 
 
 def tag_of(utterance: Utterance) -> str:

@@ -10,8 +10,6 @@ TEST, DISTANCE, STEP = "test accuracy %", "distance from the start", "step"
 WRONG_TRUE, WRONG_GIVEN = "wrongly labelled: right label said %", "wrongly labelled: wrong label said %"
 NOISE = {CLUSTERS: (0.0, 0.1, 0.2), DIGITS: (0.0, 0.3, 0.5)}
 """Shares of wrong labels. One output stands less: the mean of -1, 0.1 and 1 is nearest to 0.1."""
-Figures = dict[str, dict[str, float]]
-"""Method -> metric -> figure; curves as metrics "<what> at step <step>" of the method END."""
 
 
 @dataclass(frozen=True)

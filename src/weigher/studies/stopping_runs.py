@@ -19,6 +19,7 @@ from weigher.examples.label_noise import (
     spectral_shares,
 )
 from weigher.io.image_sets import read_images
+from weigher.studies.harness import Figures
 from weigher.studies.stopping_names import (
     BEST,
     DISTANCE,
@@ -28,7 +29,6 @@ from weigher.studies.stopping_names import (
     TEST,
     WRONG_GIVEN,
     WRONG_TRUE,
-    Figures,
     Size,
 )
 from weigher.studies.teaching_tasks import two_blocks

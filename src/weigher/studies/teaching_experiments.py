@@ -16,6 +16,7 @@ from weigher.examples.few_shot import SupportWeights, WeighedMaml, mislabel
 from weigher.examples.meta_learning import Maml, meta_train
 from weigher.examples.teaching import TeachConfig, teach
 from weigher.studies import teaching_tasks as tasks
+from weigher.studies.harness import Figures
 from weigher.studies.teaching_names import (
     ACCURACY,
     BEST,
@@ -37,7 +38,6 @@ from weigher.studies.teaching_names import (
     TABLE,
     VALIDATION,
     WEIGHED,
-    Figures,
     Size,
 )
 from weigher.train.loop import LoopConfig

@@ -15,8 +15,6 @@ ACCURACY, STEPS = "accuracy %", "steps to the final accuracy without commentary"
 BEST = "best accuracy on the way %"
 DIGITS, CLEAN, FLIPPED, MIXING, MASKS = "digits", "curriculum", "flipped", "mixing", "masks"
 FEW_SHOTS = ("few shots", "few shots, one wrong")
-Figures = dict[str, dict[str, float]]
-"""Method -> metric -> figure."""
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,13 @@ full: all reviews, sizes, shapes and windows; about six hours.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from weigher.studies.harness import Claim, Context, Result, Row, Study, clearly_less, find_row
+from weigher.studies.harness import Claim, Context, Result, Row, Study, Tally, clearly_less, find_row
 from weigher.studies.negations import PAIRS
 
 if TYPE_CHECKING:  # torch is loaded by a run, not by listing the studies
@@ -91,23 +90,20 @@ def run(context: Context) -> list[Row]:
             data.append((_reviews(paths[0], size.reviews), _reviews(paths[1], size.reviews)))
         return data[0]
 
-    values: dict[tuple[str, str], list[float]] = defaultdict(list)
-
-    def add(method: str, found: Mapping[str, float]) -> None:
-        for metric, value in found.items():
-            values[method, metric].append(value)
+    tally = Tally()
 
     for method, pairs in ((COUNTING, False), (COUNTING_PAIRS, True)):
-        add(method, context.part(method, lambda pairs=pairs: _count(*read(), pairs)))
+        tally.add({method: context.part(method, lambda pairs=pairs: _count(*read(), pairs))})
     models = variants(size)
     for seed in context.seeds:
         for done, (method, scorer) in enumerate(models.items(), 1):
-            add(method, context.part(f"{seed} {method}", partial(_figures, context, read, method, scorer, seed)))
+            found = context.part(f"{seed} {method}", partial(_figures, context, read, method, scorer, seed))
+            tally.add({method: found})
             context.progress(f"models, seed {seed}", done, len(models))
     for method in models:
         if method in EXERCISE:
-            add(_reported(method), dict(zip(METRICS, EXERCISE[method], strict=True)))
-    return [Row.of(method, metric, figures) for (method, metric), figures in values.items()]
+            tally.add({_reported(method): dict(zip(METRICS, EXERCISE[method], strict=True))})
+    return tally.rows()
 
 
 def variants(size: Size) -> dict[str, ScorerConfig]:

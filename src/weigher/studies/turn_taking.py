@@ -12,7 +12,6 @@ There is no two-channel call among the data: calls are made of two real voices w
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +23,7 @@ import numpy as np
 from scipy.stats import wasserstein_distance
 
 from weigher.io.rttm import Segment
-from weigher.studies.harness import Claim, Context, Result, Row, Study, clearly_less, find_row
+from weigher.studies.harness import Claim, Context, Figures, Result, Row, Study, Tally, clearly_less, find_row
 from weigher.studies.turn_laws import (
     CHAIN,
     FLIPS,
@@ -70,7 +69,7 @@ SIZES = {"small": Size(2.0, 8.0, 10), "full": Size(10.0, 40.0, 50)}
 
 def run(context: Context) -> list[Row]:
     """Split, fit and judge with each seed, and make calls; see the module."""
-    values: dict[tuple[str, str], list[float]] = defaultdict(list)
+    tally = Tally()
     fitted: dict[str, Any] = {}
     done, total = 0, len(context.seeds) * (len(CORPORA) + 1)
     for seed in context.seeds:
@@ -78,15 +77,13 @@ def run(context: Context) -> list[Row]:
             context.progress("turn taking", done, total)
             part = context.part(f"{seed} {corpus}", partial(_judged, context, seed, corpus))
             fitted.setdefault(corpus, part["fitted"])
-            for method, metric, value in part["figures"]:
-                values[method, f"{corpus}: {metric}"].append(value)
+            tally.add(part["figures"], corpus)
             done += 1
-        for metric, value in context.part(f"{seed} calls", partial(_read_calls, context, seed)).items():
-            values[CHANNELS, f"made calls: {metric}"].append(value)
+        tally.add({CHANNELS: context.part(f"{seed} calls", partial(_read_calls, context, seed))}, "made calls")
         done += 1
     _keep_picture(context, fitted["AMI"])
     context.progress("turn taking", total, total)
-    return [Row.of(method, metric, figures) for (method, metric), figures in values.items()]
+    return tally.rows()
 
 
 def _recordings(context: Context, corpus: str) -> list[list[Segment]]:
@@ -99,7 +96,7 @@ def _recordings(context: Context, corpus: str) -> list[list[Segment]]:
 
 
 def _judged(context: Context, seed: int, corpus: str) -> dict[str, Any]:
-    """Fit all laws on one half and judge them on the other: [(method, metric, value)], and the parameters."""
+    """Fit all laws on one half and judge them on the other: what each gives, and the parameters."""
     from weigher.recordings.turns import RecordedTurns
 
     size = SIZES[context.budget]
@@ -111,36 +108,38 @@ def _judged(context: Context, seed: int, corpus: str) -> dict[str, Any]:
     train, test = (np.concatenate([dwell_times(each) for each in half]) for half in times)
 
     minutes = sum(seconds for _, seconds in talks[1]) / 60
-    figures = [(REAL, *each) for each in _described(test, sum(len(each) - 1 for each in times[1]) / minutes)]
+    described = _described(test, sum(len(each) - 1 for each in times[1]) / minutes)
     taken = RecordedTurns({str(i): r for i, r in enumerate(halves[1])}).statistics()
-    figures.append((REAL, "turns of another person per minute", taken.switches_per_minute))
-    figures.append((REAL, "two or more at once, % of speech", 100 * taken.overlap_fraction))
-    figures += [(OTHER_HALF, *each) for each in _distances(train, test)]
+    spoken = {
+        "turns of another person per minute": taken.switches_per_minute,
+        "two or more at once, % of speech": 100 * taken.overlap_fraction,
+    }
+    figures: Figures = {REAL: described | spoken, OTHER_HALF: _distances(train, test)}
     fitted = {}
     for name, law in laws(halves[0]).items():
         fitted[name] = fit(law, train, talks[0], size.fit_hours, [seed, 1])
         dwells, switches = draw_talks(law, fitted[name], talks[1], size.judge_hours, [seed, 2])
-        figures += [(name, *each) for each in (*_described(dwells, switches), *_distances(dwells, test))]
-        figures += [(name, f"fitted, {each}", value) for each, value in zip(law.names, fitted[name], strict=True)]
+        figures[name] = _described(dwells, switches) | _distances(dwells, test)
+        figures[name] |= {f"fitted, {each}": value for each, value in zip(law.names, fitted[name], strict=True)}
     return {"figures": figures, "fitted": fitted}
 
 
-def _described(dwells: np.ndarray, switches_per_minute: float) -> list[tuple[str, float]]:
+def _described(dwells: np.ndarray, switches_per_minute: float) -> dict[str, float]:
     quantiles = np.quantile(dwells, SHARES)
-    return [
-        ("switches per minute", switches_per_minute),
-        ("switches, % of frames", 100 * switches_per_minute * HOP_SECONDS / 60),
-        ("dwell s, mean", float(dwells.mean())),
-        *((_quantile_name(share), float(value)) for share, value in zip(SHARES, quantiles, strict=True)),
-    ]
+    return {
+        "switches per minute": switches_per_minute,
+        "switches, % of frames": 100 * switches_per_minute * HOP_SECONDS / 60,
+        "dwell s, mean": float(dwells.mean()),
+        **{_quantile_name(share): float(value) for share, value in zip(SHARES, quantiles, strict=True)},
+    }
 
 
 def _quantile_name(share: float) -> str:
     return f"dwell s, {100 * share:.0f} % quantile"
 
 
-def _distances(some: np.ndarray, others: np.ndarray) -> list[tuple[str, float]]:
-    return [(KS, distance(some, others)), ("Wasserstein distance, s", float(wasserstein_distance(some, others)))]
+def _distances(some: np.ndarray, others: np.ndarray) -> dict[str, float]:
+    return {KS: distance(some, others), "Wasserstein distance, s": float(wasserstein_distance(some, others))}
 
 
 def _read_calls(context: Context, seed: int) -> dict[str, float]:

@@ -21,7 +21,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from weigher.studies.harness import Claim, Context, Result, Row, Study, clearly_less, find_row
+from weigher.studies.harness import Claim, Context, Result, Row, Study, Tally, clearly_less, find_row
 
 if TYPE_CHECKING:  # torch is loaded by a run, not by listing the studies
     from weigher.studies.slot_naming import World
@@ -65,7 +65,7 @@ def run(context: Context) -> list[Row]:
     """Tune on the first seed, then train and test with each; see the module."""
     rows: list[Row] = []
     chosen: dict[str, dict[str, str]] = {}
-    values: dict[tuple[str, str], list[float]] = defaultdict(list)
+    tally = Tally()
     for seed in context.seeds:
         voices = cache(partial(_worlds_of_voices, context, seed))
         for name in WORLDS:
@@ -79,10 +79,8 @@ def run(context: Context) -> list[Row]:
                     for setting, value in found.items()
                 ]
             found = context.part(f"{seed} {name}", partial(_trained, context, seed, world, chosen[name]))
-            for loss, figures in with_steps(found).items():
-                for metric, value in figures.items():
-                    values[loss, f"{name}: {metric}"].append(value)
-    return [Row.of(loss, metric, figures) for (loss, metric), figures in values.items()] + rows
+            tally.add(with_steps(found), name)
+    return tally.rows() + rows
 
 
 def settings(labels: int) -> dict[str, tuple[float, float]]:

@@ -8,7 +8,6 @@ meetings at the end are heard from start to end by the model trained on audio, a
 from __future__ import annotations
 
 import unicodedata
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from weigher.errors import WeigherError
-from weigher.studies.harness import Claim, Context, Result, Row, Study, clearly_less, find_row
+from weigher.studies.harness import Claim, Context, Figures, Result, Row, Study, Tally, clearly_less, find_row
 
 if TYPE_CHECKING:  # torch is loaded by a run, not by listing the studies
     from weigher.studies.diarization import ReadSpeech
@@ -43,20 +42,14 @@ SIZES = {"small": Size(1000, 500, 600, 50), "full": Size(3000, 1500, 4000, 200)}
 
 def run(context: Context) -> list[Row]:
     """Train and test with each seed; see the module."""
-    values: dict[tuple[str, str], list[float]] = defaultdict(list)
+    tally = Tally()
     for seed in context.seeds:
         for material, found in _figures(context, seed):
-            for method, metrics in found.items():
-                for metric, value in metrics.items():
-                    values[method, f"{material}: {metric}"].append(value)
-    return [Row.of(method, metric, figures) for (method, metric), figures in values.items()]
+            tally.add(found, material)
+    return tally.rows()
 
 
-Found = dict[str, dict[str, float]]
-"""Method -> metric -> figure."""
-
-
-def _figures(context: Context, seed: int) -> Iterator[tuple[str, Found]]:
+def _figures(context: Context, seed: int) -> Iterator[tuple[str, Figures]]:
     """Yield what one seed gives, material by material; each trained model is a part that is kept."""
     made = cache(partial(_read_speech, context, seed))  # made when the first part asks for it
     for arm in (CASTS, TIMES, SHUFFLED):
@@ -86,7 +79,7 @@ def _read_speech(context: Context, seed: int) -> ReadSpeech:
     return read_speech(context, train=size.recordings, unseen=size.test, seed=seed)
 
 
-def _trained_on_read_speech(context: Context, seed: int, arm: str, made: Callable[[], ReadSpeech]) -> Found:
+def _trained_on_read_speech(context: Context, seed: int, arm: str, made: Callable[[], ReadSpeech]) -> Figures:
     """Train one arm and test it; with casts, cluster its embeddings too."""
     from weigher.recordings.model import FrontConfig
     from weigher.studies import diarization as shared
@@ -124,7 +117,7 @@ def _weigher_figures(diarizer, talks) -> dict[str, float]:
     return {**figures, "slot retrieval EER %": shared.retrieval_eer(talks, results), "training minutes": minutes}
 
 
-def _baselines(diarizer, talks, seed: int) -> Found:
+def _baselines(diarizer, talks, seed: int) -> Figures:
     """Clusterings, given the true count and the true speech, of frame embeddings and of the features."""
     from weigher.studies import diarization as shared
 
@@ -142,7 +135,7 @@ def _baselines(diarizer, talks, seed: int) -> Found:
     return found
 
 
-def _audio(context: Context, seed: int) -> dict[str, Found]:
+def _audio(context: Context, seed: int) -> dict[str, Figures]:
     """LibriSpeech and Arabic words together, from audio, casts only; then real meetings."""
     from weigher.io.voices import Voices, read_voices
     from weigher.recordings.simulate import simulate
