@@ -96,7 +96,11 @@ def identify(diarizer: Diarizer, index: PeopleIndex, recording: str | Path, **pr
 
     `predict` goes to `Diarizer.predict`; raises as that does.
     """
-    result = diarizer.predict(recording, **predict)
+    return name_speakers(diarizer.predict(recording, **predict), index)
+
+
+def name_speakers(result: Diarization, index: PeopleIndex) -> Named:
+    """Give each speaker of a result the name of the person they are, or "unknown1", "unknown2", ..."""
     namings = index.name(result.embeddings) if result.speakers else []
     unknown = iter(range(1, len(namings) + 1))
     names = tuple(naming.name or f"unknown{next(unknown)}" for naming in namings)

@@ -29,6 +29,7 @@ from weigher.io.audio import SAMPLE_RATE, read_audio, stream_audio
 from weigher.io.rttm import Segment
 from weigher.recordings.decode import choose_slots
 from weigher.recordings.diarizer import Diarizer
+from weigher.recordings.identify import name_speakers
 from weigher.recordings.index import PeopleIndex
 from weigher.recordings.naming import Naming
 from weigher.recordings.people_store import check_name
@@ -99,8 +100,11 @@ class Listener:
         )
         with path.open("rb") as file:
             source = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-        heard = Heard(name, path, source, result, (Naming(None, None, 0.0),) * len(result.speakers), envelope)
-        return heard if self.index is None else _named(heard, self.index)
+        if self.index is None:
+            nobody = (Naming(None, None, 0.0),) * len(result.speakers)
+            return Heard(name, path, source, result, nobody, envelope)
+        named = name_speakers(result, self.index)
+        return Heard(name, path, source, named.result, named.namings, envelope)
 
     def name_voice(self, heard: Heard, speaker: str, name: str) -> Heard:
         """Say that a voice of a recording is this person's, and return the recording so named.
@@ -193,16 +197,6 @@ def columns(seconds: float) -> int:
     (1200, 2400, 6000)
     """
     return round(1200 * min(max(seconds / 300, 1.0), 5.0))
-
-
-def _named(heard: Heard, index: PeopleIndex) -> Heard:
-    """Return a recording whose voices bear the names of people, or "unknown1", "unknown2", ..."""
-    namings = index.name(heard.result.embeddings) if heard.result.speakers else []
-    unknown = 0
-    for row, naming in enumerate(namings):
-        unknown += naming.name is None
-        heard = _renamed(heard, row, naming.name or f"unknown{unknown}", naming)
-    return heard
 
 
 def _row(heard: Heard, speaker: str) -> int:
