@@ -31,3 +31,11 @@ def test_a_file_is_answered_alike_whatever_its_scale_and_seed_repeats():
     np.testing.assert_array_equal(found, fit_hidden_markov(frames, 2, seed=3))
     # two starts may end alike under other names, and rounding chooses between them
     assert frame_errors(fit_hidden_markov(8.0 * frames, 2, seed=3), found, 2).max() == 0
+
+
+def test_it_can_begin_at_given_vectors_and_ends_where_noise_is_high_better_than_from_its_own():
+    frames, vectors, heard = files(1.6, people=3, count=6)
+    begun = frame_errors(fit_hidden_markov(frames, 3, begin=vectors), heard, 3).mean()
+    assert begun < frame_errors(fit_hidden_markov(frames, 3), heard, 3).mean() - 0.03
+    renamed = fit_hidden_markov(frames, 3, begin=vectors[:, [1, 2, 0]])
+    np.testing.assert_array_equal(np.array([1, 2, 0])[renamed], fit_hidden_markov(frames, 3, begin=vectors))

@@ -8,7 +8,7 @@ from weigher.studies import alternation
 from weigher.studies import noise_tolerance as study
 from weigher.studies.harness import Context, Row, judge, run_study
 
-FOUR_TIMES, NEAR_LIMIT, NO_ARTEFACT = study.STUDY.claims
+FOUR_TIMES, NEAR_LIMIT, NEAR_FINDABLE, NO_ARTEFACT = study.STUDY.claims
 
 
 @pytest.mark.parametrize(
@@ -25,8 +25,8 @@ def test_tolerance_is_where_the_line_crosses_ten_per_cent(errors, expected):
     assert study.tolerance([1.0, 2.0, 4.0], errors) == pytest.approx(expected)
 
 
-def rows(walk=2.0, independent=0.45, limit=2.4, blind=0.45, std=0.01):
-    found = {study.WEIGHER: (walk, independent), study.LIMIT: (limit, 0.5)}
+def rows(*, walk=2.0, independent=0.45, limit=2.4, findable=2.3, blind=0.45, std=0.01):
+    found = {study.WEIGHER: (walk, independent), study.LIMIT: (limit, 0.5), study.AT_TRUTH: (findable, 0.5)}
     for method in study.TIME_BLIND:
         found[method] = (0.3, 0.3)
     found["ward"] = (blind, 0.45)
@@ -45,6 +45,8 @@ def rows(walk=2.0, independent=0.45, limit=2.4, blind=0.45, std=0.01):
         (FOUR_TIMES, {"std": 0.3}, False),  # too wide a spread over seeds shows nothing
         (NEAR_LIMIT, {}, True),
         (NEAR_LIMIT, {"limit": 2.6}, False),
+        (NEAR_FINDABLE, {}, True),
+        (NEAR_FINDABLE, {"findable": 2.6}, False),
         (NO_ARTEFACT, {}, True),
         (NO_ARTEFACT, {"independent": 0.6}, False),
         (NO_ARTEFACT, {"independent": 0.3}, False),
@@ -85,10 +87,11 @@ def test_a_tiny_run_gives_a_curve_for_every_method_and_law(tmp_path, monkeypatch
     turns = [Segment(t / 2, t / 2 + 0.4, "xyz"[t // 2 % (3 if t < 120 else 2)]) for t in range(0, 240, 2)]
     for part in ("train", "test"):
         write_rttm(tmp_path / f"data/speech/timings/ami/{part}/{part}.rttm", {part: turns})
-    monkeypatch.setitem(study.SIZES, "small", study.Size(4, 2, 150, 40, steps=2, batch=2))
+    monkeypatch.setitem(study.SIZES, "small", study.Size(4, 2, 150, 150, 40, steps=2, batch=2))
     monkeypatch.setattr(study, "WALK_STEP", 0.06)
     monkeypatch.setattr(study, "NOISES", (0.1, 0.5, 4.0))
     monkeypatch.setattr(study, "BLIND_NOISES", (0.1, 0.5))
+    monkeypatch.setattr(study, "GIVEN_UP", 100.0)
     stages = set()
     context = Context(
         data=tmp_path / "data",
@@ -107,6 +110,6 @@ def test_a_tiny_run_gives_a_curve_for_every_method_and_law(tmp_path, monkeypatch
         assert found[study.LIMIT, f"{law}: error %, noise 0.1"] < 1
     assert ("kmeans", f"{study.WALK}: error %, noise 4") not in found
     assert found[study.LIMIT, f"{study.WALK}: error %, noise 4"] > 5
-    assert [verdict.held for verdict in result.claims] == [False] * 3  # one seed shows nothing
+    assert [verdict.held for verdict in result.claims] == [False] * 4  # one seed shows nothing
     assert (tmp_path / "out" / "noise_tolerance.png").stat().st_size > 1000
     assert {"train, random walk", "test, real turns"} <= stages
