@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from weigher.core.losses import bce, wbce
 from weigher.core.pooling import attention_pool, exp_softmax_pool, max_pool, mean_pool, noisy_or, self_weighted_mean
 from weigher.recordings.model import LabelHead
-from weigher.studies.label_sets import Ears, Heard, WeigherAndHead, fresh_head, label_table, mean_average_precision
+from weigher.studies.label_sets import Ears, Heard, WeigherAndHead, label_table, mean_average_precision
 from weigher.train.loop import LoopConfig, fit
 
 POOLS: dict[str, Callable[[Tensor, int], Tensor]] = {
@@ -70,11 +70,9 @@ class FrameTagger(nn.Module):
         return p, weighed[..., 0, 0]
 
 
-def starting_head(ears: Ears, start: str, seed: int) -> LabelHead:
-    """Make the head every method starts from: "fresh", or "listened", a copy of what named frames for the teacher."""
-    if start == "listened":
-        return copy.deepcopy(ears.listener.head).requires_grad_(True)
-    return fresh_head(len(ears.labels), ears.model.encoder.config.embedding, seed)
+def starting_head(ears: Ears) -> LabelHead:
+    """Make the head every method starts from, a copy of the one that named frames for the teacher."""
+    return copy.deepcopy(ears.listener.head).requires_grad_(True)
 
 
 def tag_loss(kind: str, q: Tensor, there: Tensor) -> Tensor:
