@@ -10,31 +10,47 @@ if TYPE_CHECKING:
         uniformity,
         uniformity_optimum,
     )
+    from weigher.pairs.codes import balanced_codes
+    from weigher.pairs.crops import CropConfig, multi_crop
     from weigher.pairs.diagnosis import Diagnosis, diagnose
     from weigher.pairs.info_nce import InfoNCELoss
+    from weigher.pairs.queue import EmbeddingQueue
     from weigher.pairs.relic import ReLICConfig, ReLICLoss
+    from weigher.pairs.swav import SwAVConfig, SwAVLoss
 
 _HOMES = {
     "AlignUniformConfig": "align_uniform",
     "AlignUniformLoss": "align_uniform",
+    "CropConfig": "crops",
     "Diagnosis": "diagnosis",
+    "EmbeddingQueue": "queue",
     "InfoNCELoss": "info_nce",
     "ReLICConfig": "relic",
     "ReLICLoss": "relic",
+    "SwAVConfig": "swav",
+    "SwAVLoss": "swav",
     "alignment": "align_uniform",
+    "balanced_codes": "codes",
     "diagnose": "diagnosis",
+    "multi_crop": "crops",
     "uniformity": "align_uniform",
     "uniformity_optimum": "align_uniform",
 }
 __all__ = [
     "AlignUniformConfig",
     "AlignUniformLoss",
+    "CropConfig",
     "Diagnosis",
+    "EmbeddingQueue",
     "InfoNCELoss",
     "ReLICConfig",
     "ReLICLoss",
+    "SwAVConfig",
+    "SwAVLoss",
     "alignment",
+    "balanced_codes",
     "diagnose",
+    "multi_crop",
     "uniformity",
     "uniformity_optimum",
 ]
