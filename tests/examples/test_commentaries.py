@@ -54,8 +54,22 @@ def test_a_table_gives_each_example_its_own_weight(batch, student):
     torch.testing.assert_close(commentary.table(), 2 / (1 + torch.exp(-commentary.logit.detach())))
     each = LOSS(student(batch.x), batch.y)
     torch.testing.assert_close(commentary(batch, student, LOSS), (weights * each).sum() / 6)
-    commentary.normalised = True
-    torch.testing.assert_close(commentary(batch, student, LOSS), (weights * each).sum() / weights.sum())
+
+
+def test_normalised_weights_are_ratios_and_have_no_place_without_slope(batch, student):
+    commentary = ExampleWeights(6, normalised=True)
+    commentary.logit.data = torch.randn(6)
+    weights, each = commentary.weights(batch), LOSS(student(batch.x), batch.y)
+    torch.testing.assert_close(weights, 2 * torch.sigmoid(commentary.logit - commentary.logit.mean())[batch.ids])
+    torch.testing.assert_close(commentary.table()[batch.ids], weights.detach())
+    found = commentary(batch, student, LOSS)
+    torch.testing.assert_close(found, (weights * each).sum() / weights.sum())
+    (slope,) = torch.autograd.grad(found, commentary.logit)
+    commentary.logit.data += 40.0
+    moved = commentary(batch, student, LOSS)
+    torch.testing.assert_close(moved, found)
+    torch.testing.assert_close(torch.autograd.grad(moved, commentary.logit)[0], slope)
+    assert slope.abs().max() > 1e-3
 
 
 def test_the_order_of_examples_does_not_matter_and_time_and_label_do(batch):

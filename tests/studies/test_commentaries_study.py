@@ -94,6 +94,11 @@ def test_the_rules_hold_where_they_should_and_not_otherwise():
     assert judge(in_time, rows_of(names.DIGITS, **rows)).held
     assert not judge(in_time, rows_of(names.DIGITS, **{**rows, names.SHORT: [78.0, 81.0]})).held
     assert not judge(in_time, rows_of(names.DIGITS, **{k: v[:1] for k, v in rows.items()})).held
+    sooner = claims["masks: learned masks first reaches that accuracy in two thirds of the steps of training without"]
+    steps = {names.MASKED: [56.0, 60.0], names.PLAIN: [98.0, 102.0]}
+    for ours, held in (([56.0, 60.0], True), ([64.0, 66.0], False), ([40.0, 90.0], False)):
+        rows = [Row.of(name, f"masks: {names.STEPS}", values) for name, values in {**steps, names.MASKED: ours}.items()]
+        assert judge(sooner, rows).held is held
     gains = claims["curriculum: curriculum beats no commentary"]
     assert judge(gains, rows_of(names.CLEAN, **{names.CURRICULUM: [60.0, 61.0], names.PLAIN: [50.0, 51.0]})).held
     assert not judge(gains, rows_of(names.CLEAN, **{names.CURRICULUM: [60.0, 70.0], names.PLAIN: [55.0, 65.0]})).held

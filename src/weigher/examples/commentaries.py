@@ -91,7 +91,11 @@ class _Weights(Commentary):
 
     def weights(self, batch: Batch) -> Tensor:
         """Return the weight of each example `[b]`, in (0, 2)."""
-        return 2 * self.logits(batch).sigmoid()
+        return self._of(self.logits(batch))
+
+    def _of(self, g: Tensor) -> Tensor:
+        # a sum that is divided out would let all logits drift to where a sigmoid has no slope
+        return 2 * (g - g.mean() if self.normalised else g).sigmoid()
 
     def training_loss(self, batch: Batch, predict: Predict, loss: ExampleLoss) -> Tensor:
         """Return the weighted mean."""
@@ -103,7 +107,8 @@ class _Weights(Commentary):
 class ExampleWeights(_Weights):
     """One learned weight for each of `count` training examples: a table, by place.
 
-    normalised: divide by the sum of the weights instead of b, so that weights cannot change the student's rate.
+    normalised: g less its mean over the batch, and the loss divided by the sum of the weights instead of b, so that
+    weights cannot change the student's rate.
 
     >>> commentary = ExampleWeights(3)
     >>> commentary.table().tolist()
@@ -122,7 +127,7 @@ class ExampleWeights(_Weights):
 
     def table(self) -> Tensor:
         """Return the weights of all examples `[count]`, in (0, 2); 1: as if there were no weights."""
-        return 2 * self.logit.detach().sigmoid()
+        return self._of(self.logit.detach())
 
 
 class WeightNet(_Weights):
