@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-from measure import Stopwatch, hardware, store
+from measure import Stopwatch, hardware, peak_megabytes, store
 
 LENGTHS = {"1 min": 60.0, "10 min": 600.0, "1 h": 3600.0, "4 h": 14400.0}
 QUICK = {"5 s": 5.0, "40 s": 40.0}
@@ -53,11 +52,6 @@ def write_conversation(path: Path, seconds: float, seed: int = 0) -> None:
             sound[: len(said)] += said
             file.write(sound.astype(np.float32))
             left -= turn
-
-
-def peak_megabytes() -> float:
-    """Return the most memory this process has held so far (Linux counts in KiB, macOS in bytes)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def hear(path: Path, model: Path | None, every_slot: bool, threads: int | None) -> dict[str, Any]:

@@ -1,27 +1,20 @@
 """One step of NT-Xent, forward and backward, by batch size and width: ours, the whole matrix, pytorch-metric-learning.
 
-    python benchmarks/contrast.py [--rounds R] [--threads T] [--largest N] [--quick] [--out FILE]
+    python benchmarks/contrast.py [--rounds R] [--threads T] [--largest 100000] [--quick] [--out FILE]
 
 `own` works in blocks; `whole` is a cross-entropy over the 2n x 2n matrix of similarities in plain PyTorch; `pml` is
 pytorch-metric-learning's `NTXentLoss`, left out where it is not installed. Each figure comes from a process of its own,
 so that its peak memory is its own: what it holds above what it held before. A way that would need more than
---most-gigabytes is left out. --largest adds one step of InfoNCE in one direction, of that many rows of 128 numbers.
+--most-gigabytes is left out. --largest adds one step of InfoNCE in one direction, of that many rows of 128 numbers:
+100,000 are to fit in 2 GB, where the matrix alone would take 40.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
-import json
-import subprocess
-import sys
-import time
-from pathlib import Path
-from statistics import median
 from typing import Any
 
-from apply import peak_megabytes
-from measure import hardware, store
+from measure.alone import Alone, timed
 from rich.console import Console
 from rich.table import Table
 
@@ -54,7 +47,7 @@ def ways() -> tuple[str, ...]:
     return WAYS if importlib.util.find_spec("pytorch_metric_learning") else WAYS[:2]
 
 
-def step_row(way: str, n: int, width: int, rounds: int) -> dict[str, Any]:
+def figure(what: dict[str, Any]) -> dict[str, Any]:
     """Time one way at one size, in this process; "one direction" is our InfoNCE for --largest."""
     import torch
 
@@ -64,29 +57,22 @@ def step_row(way: str, n: int, width: int, rounds: int) -> dict[str, Any]:
 
     def step(views: Any) -> Any:
         leaves = [view.detach().requires_grad_() for view in views]
-        one = info_nce(*leaves, temperature=TEMPERATURE).mean() if way == "one direction" else loss(way, *leaves)
+        if what["way"] == "one direction":
+            one = info_nce(*leaves, temperature=TEMPERATURE).mean()
+        else:
+            one = loss(what["way"], *leaves)
         one.backward()
         return one
 
-    views = [unit(torch.randn(n, width)) for _ in range(2)]
+    views = [unit(torch.randn(what["n"], what["width"])) for _ in range(2)]
     step([view[:8] for view in views])  # what is loaded at first use counts for nobody
-    before, seconds = peak_megabytes(), []
-    for _ in range(rounds):
-        began = time.perf_counter()
-        found = step(views)
-        seconds.append(time.perf_counter() - began)
-    return {"seconds": median(seconds), "megabytes": peak_megabytes() - before, "loss": found.item()}
+    figures, found = timed(lambda: step(views), what["rounds"])
+    return {**figures, "loss": found.item()}
 
 
 def gigabytes(way: str, n: int) -> float:
     """What the matrices of a way take: three of all pairs of rows, or four of positives x negatives in the library."""
     return {"own": 0, "whole": 3 * (2 * n) ** 2, "pml": 4 * (2 * n) ** 3}[way] * 4 / 2**30
-
-
-def apart(what: dict[str, Any], threads: int | None) -> dict[str, Any]:
-    """Measure one figure in a process of its own."""
-    command = [sys.executable, __file__, "--one", json.dumps(what), *(["--threads", str(threads)] if threads else [])]
-    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
@@ -108,27 +94,14 @@ def table(rows: list[dict[str, Any]]) -> Table:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5, help="times each figure is measured")
-    parser.add_argument("--threads", type=int, help="threads of torch; all cores where left out")
-    parser.add_argument("--largest", type=int, help="rows of one more step, in one direction; minutes for 100,000")
-    parser.add_argument("--most-gigabytes", type=float, default=8.0, help="ways that need more are left out")
-    parser.add_argument("--quick", action="store_true", help="small batches and one round, to see that it runs")
-    parser.add_argument("--note", default="", help="words kept with the figures, such as what else was running")
-    parser.add_argument("--out", type=Path, help="file for the figures (JSON)")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    import torch
-
-    if asked.threads:
-        torch.set_num_threads(asked.threads)
-    if asked.one:
-        print(json.dumps(step_row(**json.loads(asked.one))))
-        return
-    began = time.perf_counter()
-    rounds, batches, widths = (1, QUICK, QUICK_WIDTHS) if asked.quick else (asked.rounds, BATCHES, WIDTHS)
+    bench = Alone("contrast", __doc__, figure, rounds=5, quick="small batches")
+    add = bench.parser.add_argument
+    add("--largest", type=int, help="rows of one more step, in one direction; minutes for 100,000")
+    add("--most-gigabytes", type=float, default=8.0, help="ways that need more are left out")
+    asked = bench.ask()
+    batches, widths = (QUICK, QUICK_WIDTHS) if asked.quick else (BATCHES, WIDTHS)
     wanted = [
-        {"way": way, "n": n, "width": width, "rounds": rounds}
+        {"way": way, "n": n, "width": width, "rounds": bench.rounds}
         for n in batches
         for width in widths
         for way in ways()
@@ -136,19 +109,9 @@ def main() -> None:
     ]
     if asked.largest:
         wanted.append({"way": "one direction", "n": asked.largest, "width": 128, "rounds": 1})
-    rows = []
-    for what in wanted:
-        rows.append({**what, **(step_row(**what) if asked.quick else apart(what, asked.threads))})
+    rows = [bench.measured(what) for what in wanted]
     Console(width=150).print(table(rows))
-    result = {
-        "benchmark": "contrast",
-        "hardware": hardware("cpu"),
-        "note": asked.note,
-        "settings": {"rounds": rounds, "temperature": TEMPERATURE},
-        "rows": rows,
-        "seconds": time.perf_counter() - began,
-    }
-    store(asked.out, result)
+    bench.keep({"temperature": TEMPERATURE}, rows=rows)
 
 
 if __name__ == "__main__":

@@ -10,19 +10,11 @@ process of its own, so that its peak memory is its own: what it holds above the 
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import subprocess
-import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
-from statistics import median
 from typing import Any
 
-from apply import peak_megabytes
-from measure import hardware, store
+from measure.alone import Alone, timed
 from rich.console import Console
 from rich.table import Table
 
@@ -100,18 +92,7 @@ def figure(what: dict[str, Any]) -> dict[str, Any]:
     """Measure one way at one size in this process."""
     call = prepared(what["parameters"])[what["way"]]
     prepared(100)[what["way"]]()  # what is loaded at first use counts for nobody
-    before, seconds = peak_megabytes(), []
-    for _ in range(what["rounds"]):
-        began = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - began)
-    return {"seconds": median(seconds), "megabytes": peak_megabytes() - before}
-
-
-def apart(what: dict[str, Any], threads: int | None) -> dict[str, Any]:
-    """Measure one figure in a process of its own."""
-    command = [sys.executable, __file__, "--one", json.dumps(what), *(["--threads", str(threads)] if threads else [])]
-    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    return timed(call, what["rounds"])[0]
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
@@ -133,39 +114,18 @@ def table(rows: list[dict[str, Any]]) -> Table:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--parameters", type=int, nargs="+", help="numbers of parameters; 10^4 to 10^7 where left out")
-    parser.add_argument("--rounds", type=int, default=7, help="times each figure is measured")
-    parser.add_argument("--threads", type=int, help="threads of torch; all cores where left out")
-    parser.add_argument("--quick", action="store_true", help="small students and one round, to see that it runs")
-    parser.add_argument("--note", default="", help="words kept with the figures, such as what else was running")
-    parser.add_argument("--out", type=Path, help="file for the figures (JSON)")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    import torch
-
-    if asked.threads:
-        torch.set_num_threads(asked.threads)
-    if asked.one:
-        print(json.dumps(figure(json.loads(asked.one))))
-        return
-    began = time.perf_counter()
-    rounds, sizes = (1, QUICK) if asked.quick else (asked.rounds, asked.parameters or PARAMETERS)
-    rows = []
-    for parameters in sizes:
-        for way in WAYS:
-            what = {"way": way, "parameters": parameters, "rounds": rounds}
-            rows.append({**what, **(figure(what) if asked.quick else apart(what, asked.threads))})
+    bench = Alone("hypergradient", __doc__, figure, rounds=7, quick="small students")
+    bench.parser.add_argument(
+        "--parameters", type=int, nargs="+", help="numbers of parameters; 10^4 to 10^7 where left out"
+    )
+    asked = bench.ask()
+    rows = [
+        bench.measured({"way": way, "parameters": parameters, "rounds": bench.rounds})
+        for parameters in (QUICK if asked.quick else asked.parameters or PARAMETERS)
+        for way in WAYS
+    ]
     Console(width=150).print(table(rows))
-    result = {
-        "benchmark": "hypergradient",
-        "hardware": hardware("cpu"),
-        "note": asked.note,
-        "settings": {"rounds": rounds, "batch": BATCH, "features": FEATURES, "classes": CLASSES},
-        "rows": rows,
-        "seconds": time.perf_counter() - began,
-    }
-    store(asked.out, result)
+    bench.keep({"batch": BATCH, "features": FEATURES, "classes": CLASSES}, rows=rows)
 
 
 if __name__ == "__main__":

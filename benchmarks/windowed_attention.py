@@ -12,17 +12,10 @@ reviews, with the settings of the library.
 
 from __future__ import annotations
 
-import argparse
-import json
-import subprocess
-import sys
-import time
-from pathlib import Path
 from statistics import median
 from typing import Any
 
-from apply import peak_megabytes
-from measure import hardware, store
+from measure.alone import Alone, timed
 from rich.console import Console
 from rich.table import Table
 
@@ -71,14 +64,13 @@ def attention_row(way: str, t: int, window: int, rounds: int, *, train: bool) ->
     qkv = [torch.randn(1, HEADS, t, CHANNELS, requires_grad=train) for _ in range(3)]
     bias = torch.zeros(HEADS, window, requires_grad=train)
     attend(way, [x[:, :, :32] for x in qkv], window, bias)  # what is loaded at first use counts for nobody
-    before, seconds = peak_megabytes(), []
-    for _ in range(rounds):
-        began = time.perf_counter()
+
+    def step() -> None:
         found = attend(way, qkv, window, bias)
         if train:
             found.sum().backward()
-        seconds.append(time.perf_counter() - began)
-    return {"seconds": median(seconds), "megabytes": peak_megabytes() - before}
+
+    return timed(step, rounds)[0]
 
 
 def model_row(model: str, texts: int) -> dict[str, Any]:
@@ -111,12 +103,6 @@ def figure(what: dict[str, Any]) -> dict[str, Any]:
     return model_row(**what) if "model" in what else attention_row(**what)
 
 
-def apart(what: dict[str, Any], threads: int | None) -> dict[str, Any]:
-    """Measure one figure in a process of its own."""
-    command = [sys.executable, __file__, "--one", json.dumps(what), *(["--threads", str(threads)] if threads else [])]
-    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
-
-
 def table(rows: list[dict[str, Any]], models: list[dict[str, Any]]) -> list[Table]:
     """Draw the figures: a way for each column pair, and a line for each model."""
     speed = Table(title="ms and MB above the start, by length")
@@ -139,57 +125,25 @@ def table(rows: list[dict[str, Any]], models: list[dict[str, Any]]) -> list[Tabl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--window", type=int, default=17, help="tokens that one token looks at")
-    parser.add_argument("--rounds", type=int, default=5, help="times each figure is measured")
-    parser.add_argument("--threads", type=int, help="threads of torch; all cores where left out")
-    parser.add_argument("--texts", type=int, default=2000, help="texts of an epoch, for the models")
-    parser.add_argument("--most-gigabytes", type=float, default=8.0, help="ways that need more are left out")
-    parser.add_argument("--quick", action="store_true", help="short texts and one round, to see that it runs")
-    parser.add_argument("--note", default="", help="words kept with the figures, such as what else was running")
-    parser.add_argument("--out", type=Path, help="file for the figures (JSON)")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    import torch
-
-    if asked.threads:
-        torch.set_num_threads(asked.threads)
-    if asked.one:
-        print(json.dumps(figure(json.loads(asked.one))))
-        return
-    began = time.perf_counter()
-    rounds, texts, lengths = (1, 32, QUICK) if asked.quick else (asked.rounds, asked.texts, LENGTHS)
-    rows, models = [], []
-
-    def measured(what: dict[str, Any]) -> dict[str, Any]:
-        return figure(what) if asked.quick else apart(what, asked.threads)
-
-    for t in lengths:
-        for train in (True, False):
-            for way in WAYS:
-                if gigabytes(way, t, train=train) <= asked.most_gigabytes:
-                    what = {"way": way, "t": t, "window": asked.window, "rounds": rounds, "train": train}
-                    rows.append({"way": way, "t": t, "train": train, **measured(what)})
-    for model in MODELS:
-        models.append({"model": model, **measured({"model": model, "texts": texts})})
+    bench = Alone("windowed attention", __doc__, figure, rounds=5, quick="short texts")
+    add = bench.parser.add_argument
+    add("--window", type=int, default=17, help="tokens that one token looks at")
+    add("--texts", type=int, default=2000, help="texts of an epoch, for the models")
+    add("--most-gigabytes", type=float, default=8.0, help="ways that need more are left out")
+    asked = bench.ask()
+    texts, lengths = (32, QUICK) if asked.quick else (asked.texts, LENGTHS)
+    rows = [
+        bench.measured({"way": way, "t": t, "window": asked.window, "rounds": bench.rounds, "train": train})
+        for t in lengths
+        for train in (True, False)
+        for way in WAYS
+        if gigabytes(way, t, train=train) <= asked.most_gigabytes
+    ]
+    models = [bench.measured({"model": model, "texts": texts}) for model in MODELS]
     for drawn in table(rows, models):
         Console(width=150).print(drawn)
-    result = {
-        "benchmark": "windowed attention",
-        "hardware": hardware("cpu"),
-        "note": asked.note,
-        "settings": {
-            "window": asked.window,
-            "rounds": rounds,
-            "heads": HEADS,
-            "channels": CHANNELS,
-            "texts": texts,
-        },
-        "rows": rows,
-        "models": models,
-        "seconds": time.perf_counter() - began,
-    }
-    store(asked.out, result)
+    settings = {"window": asked.window, "heads": HEADS, "channels": CHANNELS, "texts": texts}
+    bench.keep(settings, rows=rows, models=models)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import resource
 import sys
 import time
 from collections import defaultdict
@@ -72,6 +73,11 @@ class Stopwatch:
         """Add the forward passes of a module to `stage`."""
         module.register_forward_pre_hook(self.start)
         module.register_forward_hook(lambda *_: self.stop(stage))
+
+
+def peak_megabytes() -> float:
+    """Return the most memory this process has held so far (Linux counts in KiB, macOS in bytes)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def hardware(device: str | torch.device) -> dict[str, Any]:
