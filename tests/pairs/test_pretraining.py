@@ -10,9 +10,9 @@ from torch import nn
 from weigher.errors import RequestError
 from weigher.pairs.align_uniform import AlignUniformConfig, AlignUniformLoss
 from weigher.pairs.diagnosis import diagnose
-from weigher.pairs.evaluation import encode, few_labels, linear_probe, nearest_labels
+from weigher.pairs.evaluation import encode, few_labels, linear_probe, nearest_labels, probed
 from weigher.pairs.info_nce import InfoNCELoss
-from weigher.pairs.pretraining import ImageEncoder, ImageEncoderConfig, PretrainConfig, pretrain
+from weigher.pairs.pretraining import ImageEncoder, ImageEncoderConfig, PretrainConfig, pretrain, pretrain_drawn
 from weigher.pairs.relic import ReLICLoss
 from weigher.pairs.views import ViewConfig, random_views
 from weigher.train import load_tensors, read_metrics
@@ -150,6 +150,40 @@ def test_a_run_with_a_slow_copy_goes_on_bit_for_bit(tmp_path):
     assert torch.equal(weights(resumed), weights(whole))
 
 
+class Numbered(nn.Module):
+    """Two tensors of a view, of which the second is a number for each row."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, values, number):
+        return values * self.scale, number
+
+
+def test_views_of_several_tensors_reach_the_encoder_and_its_slow_copy():
+    seen = []
+
+    class Spy(nn.Module):
+        def forward(self, first, second, targets):
+            assert torch.equal(first[1], second[1])
+            assert [target[0].requires_grad for target in targets] == [False, False]
+            assert torch.equal(targets[1][1], second[1])
+            seen.extend(first[1].tolist())
+            return {"loss": (first[0] - second[0] - 1).square().mean()}
+
+    def draw(chosen, generator):
+        number = torch.from_numpy(chosen)
+        return [(torch.from_numpy(generator.normal(size=(len(chosen), 3))).float(), number) for _ in range(2)]
+
+    config = PretrainConfig(epochs=2, batch=3, target_momentum=0.5)
+    history = pretrain_drawn(Numbered(), Spy(), 7, draw, config, device="cpu")
+    assert history.step == 4
+    assert len(set(seen[:6])) == len(set(seen[6:])) == 6
+    with pytest.raises(RequestError, match="at least two"):
+        pretrain_drawn(Numbered(), Spy(), 1, draw, config, device="cpu")
+
+
 def test_every_image_is_seen_once_an_epoch_and_views_of_a_pair_differ():
     x = torch.arange(12.0).view(12, 1, 1, 1).expand(12, 1, 4, 4).clone()
     seen = []
@@ -261,6 +295,18 @@ def test_few_labels_are_drawn_class_by_class():
     assert all_of_them == pytest.approx(linear_probe(x, y).accuracy(x, y))
     with pytest.raises(RequestError, match="31 labels"):
         few_labels((x, y), (x, y), 31, np.random.default_rng(0))
+
+
+def test_what_is_probed_is_a_fifth_that_no_label_was_taken_of():
+    x, y = blobs(200)
+    found = probed(x, y, seed=1)
+    assert list(found) == ["linear probe", "5 nearest neighbours", "10 labels of each class"]
+    assert all(0.5 < value < 1 for value in found.values())
+    assert found == probed(x, y, seed=1)
+    alone = torch.eye(50)  # each row a class of its own direction: nothing is to be learned of the others
+    assert probed(alone, torch.arange(50) % 25)["linear probe"] < 0.3
+    with pytest.raises(RequestError, match="10 rows and 2 classes"):
+        probed(x[:9], y[:9])
 
 
 def test_encoding_leaves_the_encoder_as_it_was():

@@ -10,6 +10,7 @@ from weigher.errors import RequestError, WeigherError
 
 VERBS = {
     "simulate": "make conversations with cast lists out of recordings of single voices",
+    "pretrain": "teach an encoder from recordings or images without any labels, for train to begin from",
     "train": "learn who speaks from recordings labelled only with who appears in them",
     "apply": "tell who speaks when in new recordings, how many people there are, and how sure that is",
     "enroll": "make people known by name, from recordings of them alone or from casts",

@@ -33,10 +33,11 @@ class Options:
     resume: bool = False
     """Go on with a run that was stopped, with the settings it began with."""
     start: Annotated[Path | None, tyro.conf.arg(name="from", metavar="MODEL")] = None
-    """Begin from what a model has learned: a run, whose names are kept and new ones added, or a model folder."""
+    """Begin from what a model has learned: a run, whose names are kept and new ones added, a model folder, or an
+    encoder of `weigher pretrain` (RUN/encoder)."""
     freeze: Literal["encoder", "nothing"] | None = None
     """With --from, what stays as it is: the encoder, and with it how voices are compared, so that people known by name
-    stay known (the default), or nothing, for recordings that sound very different."""
+    stay known (the default), or nothing, for recordings that sound very different (the default from an encoder)."""
     replay: Annotated[Path | None, tyro.conf.arg(metavar="OLD_CAST")] = None
     """With --from, a list whose recordings are mixed in, such as the one the model was trained on, so that it does not
     forget them; a recording in both lists is taken from CAST."""
@@ -136,10 +137,11 @@ def _start(options: Options) -> Start | None:
         return None
     if options.resume:
         raise RequestError("--from begins a run, --resume goes on with one and knows what it began from; give one")
-    for name in ("slots", "front", "wavlm"):
+    start = read_start(options.start)
+    for name in ("slots", "front", "wavlm") if start.whole else ("front", "wavlm"):
         if getattr(options, name) is not None:
             raise RequestError(f"--{name} shapes a new model, and {options.start} has its shape; leave --{name} out")
-    return read_start(options.start)
+    return start
 
 
 def _mixed(manifest: Manifest, old: Manifest) -> Manifest:
@@ -158,7 +160,8 @@ def _resolved(options: Options, paths: list[Path], start: Start | None):
     if start is not None:
         _check_paths(paths, start.model.config.front.kind, options.start)
         config = from_plain(DiarizerConfig, dict(start.settings), options.start or "")  # it was trained with these
-        config = replace(config, learn=replace(config.learn, frozen=options.freeze or "encoder", planted=0.0))
+        frozen = options.freeze or ("encoder" if start.whole else "nothing")
+        config = replace(config, learn=replace(config.learn, frozen=frozen, planted=0.0))
     if options.wavlm is not None:  # what suits its features; a file of settings may say otherwise
         encoder, weigher = replace(config.model.encoder, kind="linear"), config.model.weigher
         weigher = replace(weigher, channel_reduction=12, time_reduction=15)
@@ -170,8 +173,9 @@ def _resolved(options: Options, paths: list[Path], start: Start | None):
         config = read_config(kept, config)
     if options.config is not None:
         config = read_config(options.config, config)
-    if start is not None and config.model != start.model.config:
-        raise RequestError(f"{options.config} changes the shape of the model in {options.start}; leave `model` out")
+    if start is not None and not start.fits(config.model):
+        what = "`model`" if start.whole else "`front` and `encoder` of `model`"
+        raise RequestError(f"{options.config} changes the shape of the model in {options.start}; leave {what} out")
     front, phases, weigher = config.model.front, config.learn, config.model.weigher
     if options.wavlm is not None:
         # a folder by its whole name: the model is applied from other places, too

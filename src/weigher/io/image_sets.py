@@ -63,6 +63,8 @@ def read_drawings(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise RequestError(f"{source} is damaged or no zip file ({error}); copy it anew") from error
     if not found:
         raise RequestError(f"{source} holds no ALPHABET/CHARACTER/*.png")
+    if len({drawing.shape for drawings in found.values() for drawing in drawings}) != 1:
+        raise RequestError(f"{source} holds drawings of several sizes; needed are drawings, all of one size")
     return {name: np.stack(drawings) for name, drawings in found.items()}
 
 
@@ -88,4 +90,7 @@ def _parquet(source: Path, most: int | None) -> tuple[np.ndarray, np.ndarray]:
                     labels.append(label)
     except (pyarrow.ArrowException, OSError) as error:
         raise RequestError(f"{source} is damaged or no parquet file of images ({error}); copy it anew") from error
+    sizes = sorted({image.shape for image in images})
+    if len(sizes) != 1:
+        raise RequestError(f"{source} holds images of {len(sizes)} sizes; needed are images, all of one size")
     return np.stack(images), np.asarray(labels, np.int64)

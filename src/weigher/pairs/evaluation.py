@@ -165,3 +165,29 @@ def few_labels(
         )
         figures.append(linear_probe(features[chosen], labels[chosen]).accuracy(*test))
     return float(np.mean(figures))
+
+
+def probed(
+    features: Float[Tensor, "n f"], labels: Int[Tensor, " n"], seed: int = 0, *, per_class: int = 10, k: int = 5
+) -> dict[str, float]:
+    """Return three accuracies on a fifth of the rows, by the labels of the others (per class: as many as there are).
+
+    Raises: RequestError where there are less than 10 rows, or no two classes among those that labels are taken from.
+
+    >>> x, y = torch.eye(2).repeat(10, 1), torch.tensor([0, 1]).repeat(10)
+    >>> probed(x, y, per_class=3)
+    {'linear probe': 1.0, '5 nearest neighbours': 1.0, '3 labels of each class': 1.0}
+    """
+    generator = np.random.default_rng(seed)
+    order = torch.from_numpy(generator.permutation(len(features)))
+    train, test = order[len(order) // 5 :], order[: len(order) // 5]
+    classes, counts = labels[train].unique(return_counts=True)
+    if len(features) < 10 or len(classes) < 2:
+        raise RequestError(f"{len(features)} rows of {len(labels.unique())} classes: 10 rows and 2 classes are needed")
+    x, y, asked, told = features[train], labels[train], features[test], labels[test]
+    few, near = min(per_class, int(counts.min())), min(k, len(x))
+    return {
+        "linear probe": linear_probe(x, y).accuracy(asked, told),
+        f"{near} nearest neighbours": float((nearest_labels(x, y, asked, k=near) == told).double().mean()),
+        f"{few} labels of each class": few_labels((x, y), (asked, told), few, generator),
+    }

@@ -1,9 +1,10 @@
-"""Teaching an encoder from images without labels, by any loss of pairs: one small loop.
+"""Teaching an encoder without labels, by any loss of pairs: one small loop, for images and whatever views are made of.
 
-    for each batch: two views of every image -> encoder -> embeddings of each view -> loss(*embeddings)
+    for each batch: two views of every thing -> encoder -> embeddings of each view -> loss(*embeddings)
 
 The loss is a module whose call takes the embeddings `[b, e]` of each view, and returns "loss" and figures to be logged;
-what it has of parameters and buffers (prototypes, a queue) is trained and saved with the encoder. With a
+what it has of parameters and buffers (prototypes, a queue) is trained and saved with the encoder. `pretrain` takes
+images in memory, `pretrain_drawn` anything that views can be drawn of (`weigher.pairs.sequences`: recordings). With a
 `target_momentum` m the loss is also given `targets`, the embeddings by a copy that follows the encoder slowly:
 
     step k > 1:  copy <- m_k copy + (1 - m_k) encoder,   m_k = 1 - (1 - m) (cos(pi (k - 1) / steps) + 1) / 2
@@ -15,7 +16,7 @@ says how good the encoder has become.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -89,15 +90,15 @@ class PretrainConfig:
     """How long and how fast to pre-train, on what views."""
 
     epochs: int = 40
-    """Times each image is seen."""
+    """Times each image, or crop of a recording, is seen."""
     batch: int = 256
-    """Images in a batch, over all workers."""
+    """Images or crops in a batch, over all workers."""
     learning_rate: float = 3e-3
     """Highest learning rate."""
     weight_decay: float = 1e-4
     """Decay of weight matrices per unit of learning rate."""
     views: ViewConfig = field(default_factory=ViewConfig)
-    """How views differ."""
+    """How views of images differ."""
     target_momentum: float | None = None
     """How slowly a copy of the encoder follows it at first, such as 0.99; None: there is no copy."""
     seed: int = 0
@@ -132,8 +133,8 @@ class _Target(nn.Module):
         return {name: self.get_buffer(f"tensor_{place}") for place, name in enumerate(self.names)}
 
     @torch.no_grad()
-    def apply_as(self, encoder: nn.Module, view: Tensor) -> Tensor:
-        return functional_call(encoder, self.tensors(), (view,))
+    def apply_as(self, encoder: nn.Module, view: tuple[Tensor, ...]) -> Any:
+        return functional_call(encoder, self.tensors(), view)
 
 
 class _Pretrained(nn.Module):
@@ -172,26 +173,54 @@ def pretrain(
     config = config or PretrainConfig()
     if images.dim() != 4 or len(images) < 2:
         raise RequestError(f"images of shape {list(images.shape)}: needed are at least two, [n, c, h, w]")
-    batch = min(config.batch, len(images))
-    if batch < 2 * world_size():
-        raise RequestError(f"a batch of {batch} images for {world_size()} workers: each needs at least two")
-    per_epoch = len(images) // batch
-    steps = config.epochs * per_epoch
 
     def two_views(chosen: Tensor, generator: np.random.Generator) -> list[Tensor]:
         return [random_views(chosen, config.views, generator) for _ in range(2)]
 
     make = views or two_views
 
+    def draw(chosen: np.ndarray, generator: np.random.Generator) -> list[tuple[Tensor, ...]]:
+        return [(view,) for view in make(images[torch.from_numpy(chosen)], generator)]
+
+    return pretrain_drawn(
+        encoder, loss, len(images), draw, config, run_dir=run_dir, resume=resume, device=device, progress=progress
+    )
+
+
+def pretrain_drawn(
+    encoder: nn.Module,
+    loss: nn.Module,
+    count: int,
+    draw: Callable[[np.ndarray, np.random.Generator], Sequence[tuple[Tensor, ...]]],
+    config: PretrainConfig,
+    *,
+    run_dir: Path | None = None,
+    resume: bool = False,
+    device: str | torch.device = "auto",
+    progress: Progress | None = None,
+) -> History:
+    """Teach `encoder` in place from `count` things of any kind; each is seen once an epoch.
+
+    `draw(chosen, generator)` makes the views of the things numbered `chosen` `[b]`: a tuple of tensors each, which the
+    encoder is called with. What it returns goes to the loss as it is. `config.views` is not heeded.
+
+    Raises: RequestError for less than two things, or less than two for each worker; what `weigher.train.fit` raises.
+    """
+    batch = min(config.batch, count)
+    if batch < 2 * world_size():
+        raise RequestError(f"a batch of {batch} for {world_size()} workers: each needs at least two")
+    per_epoch = count // batch
+    steps = config.epochs * per_epoch
+
     def batches(k: int, generator: np.random.Generator) -> dict[str, Any]:
         epoch, place = divmod(k - 1, per_epoch)
-        order = np.random.default_rng([config.seed, epoch]).permutation(len(images))
+        order = np.random.default_rng([config.seed, epoch]).permutation(count)
         chosen = order[place * batch : (place + 1) * batch][rank() :: world_size()]
-        return {"views": make(images[torch.from_numpy(chosen)], generator), "step": k}
+        return {"views": draw(chosen, generator), "step": k}
 
     def step(model: nn.Module, given: dict[str, Any]) -> Mapping[str, Tensor]:
         parts = cast(_Pretrained, model)
-        embeddings = [parts.encoder(view) for view in given["views"]]
+        embeddings = [parts.encoder(*view) for view in given["views"]]
         if parts.target is None or config.target_momentum is None:
             return parts.loss(*embeddings)
         if given["step"] > 1:
@@ -204,7 +233,7 @@ def pretrain(
         learning_rate=config.learning_rate,
         warmup_steps=steps // 20,
         weight_decay=config.weight_decay,
-        validate_every=10 * per_epoch,
+        validate_every=min(10 * per_epoch, 500),  # steps between two saved states
         precision="float32",
         seed=config.seed,
     )

@@ -2,7 +2,8 @@
 
 A model folder holds no head: it starts encoder and weigher, and the names are all new. A run holds one in its last
 state: names that it knows keep their rows (and go on learning where the new list has them, too), new ones are added
-behind them. What is taken over is kept in the new run, which can then be resumed without the old one.
+behind them. An encoder that was pre-trained without labels starts the encoder alone. What is taken over is kept in the
+new run, which can then be resumed without the old one.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from weigher.errors import RequestError
 from weigher.io.folders import CONFIG
-from weigher.recordings.configs import from_plain
+from weigher.recordings.configs import from_plain, to_plain
 from weigher.recordings.model import LabelHead, ModelConfig, RecordingModel
 from weigher.recordings.pretrained import load_folder
+from weigher.recordings.pretrained_encoder import encoder_folder, load_encoder
 from weigher.recordings.training_list import read_list
 from weigher.train.state import load_tensors, load_weights, save_tensors
 
@@ -35,6 +37,13 @@ class Start:
     settings: Mapping[str, Any]
     labels: tuple[str, ...] = ()
     head: LabelHead | None = None
+    whole: bool = True
+    """Whether all of `model` has learned, or its encoder alone."""
+
+    def fits(self, config: ModelConfig) -> bool:
+        """Say whether what has learned can be put into a model of this shape."""
+        own = self.model.config
+        return config == own if self.whole else (config.front, config.encoder) == (own.front, own.encoder)
 
     def names(self, names: Sequence[str]) -> tuple[str, ...]:
         """Return the labels of the new training: those known, in their order, then the new ones, sorted.
@@ -46,8 +55,9 @@ class Start:
 
     @torch.no_grad()
     def give(self, model: RecordingModel, head: LabelHead) -> None:
-        """Put what is known into a new model of the same configuration and a head of `names`, known ones first."""
-        load_weights(model, self.model.state_dict(), Path("the model to begin from"))
+        """Put what is known into a new model that it `fits` and a head of `names`, known ones first."""
+        source = Path("the model to begin from")
+        load_weights(_part(model, self.whole), _part(self.model, self.whole).state_dict(), source)
         if self.head is not None:
             head.vectors[: len(self.labels)] = self.head.vectors
             head.scale.copy_(self.head.scale)
@@ -55,13 +65,15 @@ class Start:
 
 
 def read_start(path: Path) -> Start:
-    """Read a model folder, or a finished run with the names it knows.
+    """Read a model folder, a finished run with the names it knows, or an encoder pre-trained without labels.
 
     Raises RequestError for a folder that is neither, a run that is not finished, and files that are damaged.
     """
     is_run = (path / "listen").is_dir() or (path / "list.json").is_file()
     if is_run and not (path / "model").is_dir():
         raise RequestError(f"the run {path} is not finished: it holds no model; go on with it (--resume) before")
+    if not is_run and (encoder := encoder_folder(path)) is not None:
+        return _encoder_start(encoder)
     folder = path / "model" if is_run else path
     plain, load = load_folder(folder)
     settings = plain["config"] if isinstance(plain.get("config"), dict) else {}
@@ -79,10 +91,11 @@ def read_start(path: Path) -> Start:
 
 def keep_start(run_dir: Path, start: Start) -> None:
     """Keep in the folder of a new run what it begins from; raises WeigherError where the disk is full."""
-    tensors = {f"model.{name}": value for name, value in start.model.state_dict().items()}
+    tensors = {f"model.{name}": value for name, value in _part(start.model, start.whole).state_dict().items()}
     if start.head is not None:
         tensors |= {f"head.{name}": value for name, value in start.head.state_dict().items()}
-    save_tensors(run_dir / START, tensors, {"labels": list(start.labels), "settings": dict(start.settings)})
+    record = {"labels": list(start.labels), "settings": dict(start.settings), "whole": start.whole}
+    save_tensors(run_dir / START, tensors, record)
 
 
 def kept_start(run_dir: Path, config: ModelConfig) -> Start | None:
@@ -91,11 +104,24 @@ def kept_start(run_dir: Path, config: ModelConfig) -> Start | None:
     if not path.is_file():
         return None
     tensors, record = load_tensors(path)
-    model, labels = RecordingModel(config), tuple(record["labels"])
-    load_weights(model, {n.removeprefix("model."): v for n, v in tensors.items() if n.startswith("model.")}, path)
+    model, labels, whole = RecordingModel(config), tuple(record["labels"]), record.get("whole", True)
+    learned = {n.removeprefix("model."): v for n, v in tensors.items() if n.startswith("model.")}
+    load_weights(_part(model, whole), learned, path)
     rows = {name.removeprefix("head."): value for name, value in tensors.items() if name.startswith("head.")}
     head = _head(rows, config.encoder.embedding, len(labels), path) if rows else None
-    return Start(model, record["settings"], labels, head)
+    return Start(model, record["settings"], labels, head, whole)
+
+
+def _encoder_start(folder: Path) -> Start:
+    encoder, front = load_encoder(folder)
+    model = RecordingModel(ModelConfig(front=front, encoder=encoder.config))
+    load_weights(model.encoder, encoder.state_dict(), folder)
+    settings = {"model": {"front": to_plain(front), "encoder": to_plain(encoder.config)}}
+    return Start(model, settings, whole=False)
+
+
+def _part(model: RecordingModel, whole: bool) -> nn.Module:
+    return model if whole else model.encoder
 
 
 def _head(rows: dict[str, Tensor], embedding: int, labels: int, source: Path) -> LabelHead:

@@ -1,0 +1,199 @@
+"""The two kinds of runs of ``weigher pretrain``: their settings, and the parts of the library that each joins."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from weigher.errors import RequestError
+from weigher.io.atomic import writing
+from weigher.io.folders import read_json
+from weigher.io.unlabelled import Images, read_unlabelled_images
+from weigher.pairs.crops import CropConfig, multi_crop
+from weigher.pairs.evaluation import encode, probed
+from weigher.pairs.methods import LossConfig, Method, pair_loss
+from weigher.pairs.pretrained import save_image_encoder
+from weigher.pairs.pretraining import ImageEncoder, ImageEncoderConfig, PretrainConfig, pretrain
+from weigher.pairs.sequences import SequenceConfig, pretrain_sequences
+from weigher.recordings.configs import to_plain
+from weigher.recordings.encoder import EncoderConfig, FrameEncoder
+from weigher.recordings.pretrained_encoder import Hearing, save_encoder
+from weigher.recordings.unlabelled import read_unlabelled
+from weigher.train.distribution import rank
+from weigher.train.loop import History
+from weigher.train.provenance import commit, versions
+
+Progress = Callable[[str, int, int], None]
+CONFIG, DATA = "config.json", "data.json"
+_PROBED = 10_000  # images; more labels tell no more
+_SMALL = (0.05, 0.4)  # share of an image's area in a small crop
+
+
+@dataclass(frozen=True)
+class RecordingSettings:
+    """Everything that shapes pre-training on recordings."""
+
+    mels: int = 40
+    """Bands of audio; the same as in the training that begins from it."""
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    sequences: SequenceConfig = field(default_factory=SequenceConfig)
+    loop: PretrainConfig = field(default_factory=lambda: PretrainConfig(epochs=20, batch=64, learning_rate=2e-3))
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """Everything that shapes pre-training on images."""
+
+    method: Method = "info-nce"
+    encoder: ImageEncoderConfig = field(default_factory=ImageEncoderConfig)
+    """Its colours are those of the images."""
+    losses: LossConfig = field(default_factory=LossConfig)
+    small_crops: int = 0
+    """Crops of half the height and width that are compared with two of the full size (swav, relic); 0: two views of the
+    whole image."""
+    loop: PretrainConfig = field(default_factory=PretrainConfig)
+
+    def __post_init__(self) -> None:
+        if self.small_crops < 0 or (self.small_crops and self.method not in ("swav", "relic")):
+            raise RequestError(
+                f"small_crops = {self.small_crops} with {self.method}: more than two views are for swav and relic"
+            )
+
+    def views(self, height: int, width: int) -> Callable[[Tensor, np.random.Generator], list[Tensor]] | None:
+        """Return what makes views of images of this size; None for the two views that need no words."""
+        if not self.small_crops:
+            return None
+        size = min(height, width)
+        small = CropConfig(self.small_crops, max(1, size // 2), _SMALL)
+        return multi_crop(CropConfig(2, size), small, changes=self.loop.views)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run is kept, and how it goes."""
+
+    data: Path
+    out: Path
+    resume: bool
+    device: str
+    progress: Progress
+
+
+def recordings_run(settings: RecordingSettings, place: Place) -> dict[str, Any]:
+    """Teach a frame encoder and keep it; returns what is told of it. Raises as `read_unlabelled` and `fit`."""
+    stride = 1 if settings.encoder.kind == "linear" else settings.encoder.stride
+    heard = read_unlabelled(
+        place.data,
+        settings.mels,
+        least=lambda hop_seconds: settings.sequences.least_frames(hop_seconds, stride),
+        progress=place.progress,
+    )
+    frames = sum(map(len, heard.values))
+    _begin(place, settings, {"recordings": len(heard.values), "frames": frames})
+    torch.manual_seed(settings.loop.seed)
+    width = heard.values[0].shape[1]
+    encoder = FrameEncoder(width, settings.encoder)
+    history = pretrain_sequences(
+        Hearing(encoder, additive=heard.front.additive),
+        settings.encoder.embedding,
+        heard.values,
+        settings.sequences,
+        settings.loop,
+        hop_seconds=heard.hop_seconds,
+        run_dir=place.out,
+        resume=place.resume,
+        device=place.device,
+        progress=place.progress,
+    )
+    counted = {"recordings": len(heard.values), "hours": round(frames * heard.hop_seconds / 3600, 3)}
+    told = _told(settings.sequences.method, place, counted, settings.loop, history)
+    if rank() == 0:
+        save_encoder(place.out / "encoder", encoder, heard.front, told)
+    return {"encoder": str(place.out / "encoder"), **told, "skipped": list(heard.skipped)}
+
+
+def images_run(settings: ImageSettings, place: Place) -> dict[str, Any]:
+    """Teach an encoder of images, keep it, and try it where there are labels; returns what is told of it."""
+    images = read_unlabelled_images(place.data)
+    x = torch.from_numpy(images.values)
+    shape = replace(settings.encoder, colours=x.shape[1])
+    torch.manual_seed(settings.loop.seed)
+    encoder = ImageEncoder(shape)
+    start = deepcopy(encoder)
+    with_target = settings.loop.target_momentum is not None
+    loss = pair_loss(settings.method, settings.losses, shape.embedding, with_target=with_target)
+    _begin(place, settings, {"images": len(x), "shape": list(x.shape[1:])})
+    history = pretrain(
+        encoder,
+        loss,
+        x,
+        settings.loop,
+        views=settings.views(*x.shape[2:]),
+        run_dir=place.out,
+        resume=place.resume,
+        device=place.device,
+        progress=place.progress,
+    )
+    told = _told(settings.method, place, {"images": len(x)}, settings.loop, history)
+    if rank() == 0:
+        told["accuracy"] = _tried(images, {"random start": start, "pre-trained": encoder}, settings.loop.seed)
+        save_image_encoder(place.out / "encoder", encoder, told)
+    return {"encoder": str(place.out / "encoder"), **told, "skipped": list(images.skipped)}
+
+
+def _begin(place: Place, settings: RecordingSettings | ImageSettings, counted: dict[str, Any]) -> None:
+    """Keep settings and the size of the data beside the run; a resumed run must have the same data."""
+    path = place.out / DATA
+    if place.resume:
+        before = read_json(path)
+        if before != counted:
+            raise RequestError(f"{place.out} began with {_words(before)}, and {place.data} holds {_words(counted)}")
+    elif rank() == 0:
+        for name, plain in ((CONFIG, to_plain(settings)), (DATA, counted)):
+            with writing(place.out / name, "w") as file:
+                json.dump(plain, file, indent=2)
+
+
+def _words(counted: Any) -> str:
+    return ", ".join(f"{name} {value}" for name, value in counted.items()) if isinstance(counted, dict) else "damage"
+
+
+def _told(
+    method: Method, place: Place, counted: dict[str, Any], loop: PretrainConfig, history: History
+) -> dict[str, Any]:
+    """What a run was: for the card, the folder and whoever asked."""
+    losses = [record["loss"] for record in history.train]
+    share = max(1, len(losses) // 20)
+    return {
+        "method": method,
+        "data": place.data.name,
+        **counted,
+        "epochs": loop.epochs,
+        "steps": history.step,
+        "seed": loop.seed,
+        "loss": {"first": float(np.mean(losses[:share])), "last": float(np.mean(losses[-share:]))},
+        "seconds": round(history.seconds, 1),
+        "commit": commit(),
+        "versions": versions(),
+    }
+
+
+def _tried(images: Images, encoders: dict[str, ImageEncoder], seed: int) -> dict[str, dict[str, float]]:
+    """Accuracies of each encoder on images whose labels it is not told; nothing where there are too few labels."""
+    if images.labels is None:
+        return {}
+    chosen = np.random.default_rng(seed).permutation(len(images.labels))[:_PROBED]
+    _, labels = np.unique(images.labels[chosen], return_inverse=True)
+    x, y = torch.from_numpy(images.values[chosen]), torch.from_numpy(labels.astype(np.int64))
+    try:
+        return {name: probed(encode(encoder, x), y, seed) for name, encoder in encoders.items()}
+    except RequestError:  # a handful of images, or of one class
+        return {}

@@ -1,0 +1,188 @@
+"""Teaching an encoder of sequences, such as recordings, without labels: crops of them for the self-supervised loop.
+
+    aligned      both views are of the same frames: frame t of the one belongs to frame t of the other (SeqCLR)
+    neighbours   the views are two crops of one sequence that begin at most some seconds from each other; what the
+                 encoder makes of each is averaged over its frames, projected, and given to any loss of pairs
+
+The encoder is any module that takes values `[b, t, f]` and lengths `[b]` and returns frames `[b, t', e]` and how many
+of each row are real `[b]`. An epoch sees each sequence once for every crop that it is long, each time at another place
+nearby.
+
+Two moments of a conversation are often one voice, and one place always: neighbours keep what stays the same for a
+while. Aligned views keep what changes, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from weigher.core.pooling import mean_pool
+from weigher.core.weights import length_mask
+from weigher.errors import RequestError
+from weigher.pairs.methods import LossConfig, Method, pair_loss
+from weigher.pairs.pretraining import PretrainConfig, Progress, pretrain_drawn
+from weigher.pairs.seqclr import SeqCLRConfig, SeqCLRLoss
+from weigher.pairs.sequence_views import SpeechViewConfig, speech_view, speech_views
+from weigher.train.loop import History
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+
+@dataclass(frozen=True)
+class SequenceConfig:
+    """What is cut out of sequences, how its views differ, and what is asked of them."""
+
+    method: Method = "seqclr"
+    """seqclr: aligned views; any other loss: two neighbouring crops, averaged."""
+    crop_seconds: float = 2.0
+    """Length of a crop; shorter sequences are taken whole."""
+    apart_seconds: float = 2.0
+    """How far apart two neighbouring crops begin, at most."""
+    views: SpeechViewConfig = field(default_factory=SpeechViewConfig)
+    """How views differ."""
+    seqclr: SeqCLRConfig = field(default_factory=lambda: SeqCLRConfig(windows=10))
+    """What is compared of aligned views."""
+    losses: LossConfig = field(default_factory=LossConfig)
+    """The losses of neighbouring crops."""
+    hidden: int = 128
+    """Width of the projection of neighbouring crops, which only pre-training looks at."""
+    embedding: int = 64
+    """Numbers of an embedding of neighbouring crops."""
+
+    def __post_init__(self) -> None:
+        if not (self.crop_seconds > 0 <= self.apart_seconds and min(self.hidden, self.embedding) >= 1):
+            raise RequestError(
+                f"crop_seconds = {self.crop_seconds}, apart_seconds = {self.apart_seconds}, hidden = {self.hidden}, "
+                f"embedding = {self.embedding}: needed are crops above 0 s, no less than 0 s apart, and 1 or more"
+            )
+
+    def least_frames(self, hop_seconds: float, stride: int) -> int:
+        """Return how many frames a sequence needs: a quarter of a crop, and room for all windows at any speed."""
+        windows = 2 * self.seqclr.windows * stride if self.method == "seqclr" else 1
+        return max(1, round(self.crop_seconds / hop_seconds / 4), windows)
+
+
+class Crops:
+    """Places of crops in sequences, and the crops themselves, drawn anew each time.
+
+    >>> crops = Crops([np.zeros((500, 3)), np.zeros((80, 3))], 200)
+    >>> len(crops)  # two in the first, and the second whole
+    3
+    >>> values, lengths = crops.draw(np.array([0, 2]), crops.begins(np.array([0, 2]), np.random.default_rng(0)))
+    >>> values.shape, lengths.tolist()
+    (torch.Size([2, 200, 3]), [200, 80])
+    """
+
+    def __init__(self, sequences: Sequence[np.ndarray], frames: int):
+        self.sequences, self.frames = sequences, frames
+        counts = [max(1, len(one) // frames) for one in sequences]
+        self.owner = np.repeat(np.arange(len(sequences)), counts)
+        self.place = np.concatenate([frames * np.arange(count) for count in counts])
+        self.last = np.maximum(0, np.array([len(one) for one in sequences]) - frames)[self.owner]
+
+    def __len__(self) -> int:
+        return len(self.owner)
+
+    def begins(
+        self, chosen: np.ndarray, generator: np.random.Generator, around: np.ndarray | None = None, apart: int = 0
+    ) -> np.ndarray:
+        """Return where crops begin: half a crop at most from their places, or `apart` at most from `around`."""
+        middle, most = (self.place[chosen], self.frames // 2) if around is None else (around, apart)
+        return np.clip(middle + generator.integers(-most, most + 1, len(chosen)), 0, self.last[chosen])
+
+    def draw(self, chosen: np.ndarray, begins: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return values float `[b, frames, f]`, zeros behind what is shorter, and lengths `[b]`."""
+        values = np.zeros((len(chosen), self.frames, self.sequences[0].shape[1]), np.float32)
+        lengths = np.zeros(len(chosen), np.int64)
+        for row, (owner, begin) in enumerate(zip(self.owner[chosen], begins, strict=True)):
+            piece = self.sequences[owner][begin : begin + self.frames]
+            values[row, : len(piece)], lengths[row] = piece, len(piece)
+        return torch.from_numpy(values), torch.from_numpy(lengths)
+
+
+class Pooled(nn.Module):
+    """An encoder of sequences with one embedding for each of them: the mean of its frames, projected.
+
+    Values `[b, t, f]` and lengths `[b]` -> `[b, e]`, of any length.
+    """
+
+    def __init__(self, encoder: nn.Module, features: int, hidden: int, embedding: int):
+        super().__init__()
+        self.encoder = encoder
+        self.projection = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, embedding))
+
+    def forward(self, values: Float[Tensor, "b t f"], lengths: Int[Tensor, " b"]) -> Float[Tensor, "b e"]:
+        """Embed sequences."""
+        frames, real = self.encoder(values, lengths)
+        return self.projection(mean_pool(frames, 1, length_mask(real, frames.shape[1])[..., None]))
+
+
+class Aligned(nn.Module):
+    """A loss of two views of sequences as one of what the encoder returns: (frames, lengths) of each view."""
+
+    def __init__(self, loss: nn.Module):
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """Return what the loss of the frames returns."""
+        return self.loss(first[0], second[0], lengths=first[1], second_lengths=second[1])
+
+
+def pretrain_sequences(
+    encoder: nn.Module,
+    features: int,
+    sequences: Sequence[Float[np.ndarray, "t f"]],
+    config: SequenceConfig | None = None,
+    loop: PretrainConfig | None = None,
+    *,
+    hop_seconds: float,
+    run_dir: Path | None = None,
+    resume: bool = False,
+    device: str | torch.device = "auto",
+    progress: Progress | None = None,
+) -> History:
+    """Teach an encoder of sequences in place and return what happened.
+
+    `features` is the number e of features that a frame of the encoder has, `hop_seconds` the time from one frame of the
+    sequences to the next. `loop.views` is not heeded; `loop.seed` also draws what stands behind the encoder.
+
+    Raises: RequestError for no sequences, empty ones, or ones of different widths, for less than two crops, and a slow
+    copy of the encoder where the loss makes no use of it; what `weigher.pairs.pretraining.pretrain_drawn` and the loss
+    raise.
+    """
+    config, loop = config or SequenceConfig(), loop or PretrainConfig()
+    if len({one.shape[1:] for one in sequences}) != 1 or not all(map(len, sequences)):
+        shapes = sorted({one.shape for one in sequences})[:3]
+        raise RequestError(f"{len(sequences)} sequences of shapes such as {shapes}: needed are frames of one width")
+    crops = Crops(sequences, min(round(config.crop_seconds / hop_seconds), max(map(len, sequences))))
+    apart = round(config.apart_seconds / hop_seconds)
+    aligned = config.method == "seqclr"
+    with torch.random.fork_rng():
+        torch.manual_seed(loop.seed)
+        if aligned and loop.target_momentum is None:
+            model, loss = encoder, Aligned(SeqCLRLoss(config.seqclr, features))
+        else:
+            model = Pooled(encoder, features, config.hidden, config.embedding)
+            with_target = loop.target_momentum is not None
+            loss = pair_loss(config.method, config.losses, config.embedding, with_target=with_target)
+
+    def draw(chosen: np.ndarray, generator: np.random.Generator) -> list[tuple[Tensor, Tensor]]:
+        begins = crops.begins(chosen, generator)
+        if aligned:
+            first, second, lengths = speech_views(*crops.draw(chosen, begins), config.views, generator)
+            return [(first, lengths), (second, lengths)]
+        both = [crops.draw(chosen, place) for place in (begins, crops.begins(chosen, generator, begins, apart))]
+        return [(speech_view(values, lengths, config.views, generator), lengths) for values, lengths in both]
+
+    return pretrain_drawn(
+        model, loss, len(crops), draw, loop, run_dir=run_dir, resume=resume, device=device, progress=progress
+    )

@@ -1,0 +1,369 @@
+"""`weigher pretrain`, from files to a folder that `weigher train --from` begins with; runs cut off; bad requests."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from launching import torchrun
+from weigher.cli import pretrain as verb
+from weigher.cli.main import main
+from weigher.io.features import Features, write_features
+from weigher.io.manifest import write_cast_csv
+from weigher.pairs.pretrained import load_image_encoder
+from weigher.pairs.pretraining import ImageEncoder
+from weigher.recordings.adapt import read_start
+from weigher.recordings.diarizer import Diarizer
+from weigher.recordings.pretrained_encoder import load_encoder
+from weigher.train import load_tensors, read_metrics
+
+RATE = 16000
+SETTINGS = {
+    "mels": 16,
+    "encoder": {"channels": 8, "embedding": 8, "dilations": [1]},
+    "sequences": {"crop_seconds": 0.6, "apart_seconds": 0.3, "seqclr": {"windows": 3, "hidden": 8, "embedding": 4}},
+    "loop": {"epochs": 2, "batch": 4},
+}
+IMAGES = {"encoder": {"channels": [4, 8], "hidden": 8, "embedding": 4}, "loop": {"epochs": 3, "batch": 16}}
+TRAINING = {
+    "model": {"weigher": {"slots": 3, "heads": 2, "layers": 1, "channel_reduction": 2, "time_reduction": 5}},
+    "learn": {
+        **{"listen": {"steps": 2, "warmup_steps": 1, "validate_every": 2}, "listen_batch": 4, "listen_seconds": 1.0},
+        **{"weigh": {"steps": 2, "warmup_steps": 1, "validate_every": 2}, "weigh_batch": 2},
+        "recompose": {"seconds": 2.0},
+        "teacher": {"threshold": -5.0, "temper": 3.0},
+    },
+}
+
+
+def call(*arguments):
+    return main([str(argument) for argument in arguments])
+
+
+def pretrain(data, out, *more):
+    return call("pretrain", data, "--out", out, "--device", "cpu", "--quiet", *more)
+
+
+def voice(pitch, seed, seconds=1.5):
+    t = np.arange(round(seconds * RATE)) / RATE
+    noise = 0.02 * np.random.default_rng(seed).normal(size=len(t))
+    return 0.1 * sum(np.sin(2 * np.pi * pitch * k * t) / k for k in range(1, 9)) * (1 + np.sin(9 * t)) + noise
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A folder of eight recordings in two folders, a cast list of them, and settings for tiny models."""
+    folder = tmp_path_factory.mktemp("world")
+    rows = []
+    for index in range(8):
+        path = folder / "audio" / f"part{index % 2}" / f"r{index}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, voice(110 + 40 * (index % 3), index), RATE)
+        rows.append((path.relative_to(folder), (("Ann", "Ben", "Cid")[index % 3],)))
+    write_cast_csv(folder / "cast.csv", rows)
+    for name, settings in (("small", SETTINGS), ("images", IMAGES), ("training", TRAINING)):
+        (folder / f"{name}.json").write_text(json.dumps(settings), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(world):
+    assert pretrain(world / "audio", world / "run", "--config", world / "small.json") == 0
+    return world / "run"
+
+
+def weights(folder):
+    return (folder / "encoder" / "model.safetensors").read_bytes()
+
+
+def test_audio_becomes_an_encoder_and_nothing_that_can_run(world, run):
+    kept = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    assert kept == {
+        *("config.json", "data.json", "metrics.jsonl", "last.safetensors"),
+        *("encoder/config.json", "encoder/model.safetensors", "encoder/README.md"),
+    }
+    encoder, front = load_encoder(run / "encoder")
+    assert (front.kind, front.mels, encoder.config.channels) == ("log-mel", 16, 8)
+    assert [record["step"] for record in read_metrics(run / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6, 7, 8]
+    settings = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    assert settings["sequences"]["method"] == "seqclr"
+    assert settings["encoder"] == {"kind": "conv", "stride": 4, **SETTINGS["encoder"]}
+
+
+@pytest.mark.parametrize("method", ["info-nce", "align-uniform", "relic", "swav"])
+def test_every_loss_hears_neighbouring_crops(world, tmp_path, method, capsys):
+    settings = {**SETTINGS, "sequences": {**SETTINGS["sequences"], "losses": {"swav": {"prototypes": 3}}}}
+    (tmp_path / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+    options = ("--config", tmp_path / "settings.json", "--method", method, "--json", "--epochs", 1)
+    assert pretrain(world / "cast.csv", tmp_path / "run", *options) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["method"], told["recordings"], told["steps"], told["skipped"]) == (method, 8, 4, [])
+    assert load_encoder(tmp_path / "run" / "encoder")[0].config.embedding == 8
+
+
+def cut_by(monkeypatch, step, *, by_signal):
+    """Have the next run end at one step: by an exception at once, or by the signal of Ctrl-C."""
+
+    def hook(stage, done, total):
+        if (stage, done) == ("train", step):
+            if by_signal:
+                os.kill(os.getpid(), signal.SIGINT)
+            else:
+                raise KeyboardInterrupt
+
+    @contextmanager
+    def progress_bar(quiet):
+        yield hook
+
+    monkeypatch.setattr(verb.console, "progress_bar", progress_bar)
+
+
+@pytest.mark.parametrize("by_signal", [True, False])
+def test_a_run_cut_off_and_resumed_is_the_run_that_never_was(world, run, tmp_path, capsys, by_signal):
+    with pytest.MonkeyPatch.context() as patch:
+        cut_by(patch, 3, by_signal=by_signal)
+        assert pretrain(world / "audio", tmp_path / "run", "--config", world / "small.json") == 130
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert ("its state is kept" in said) == by_signal
+    assert not (tmp_path / "run" / "encoder").exists()
+    assert call("train", world / "cast.csv", "--from", tmp_path / "run", "--out", tmp_path / "trained") == 2
+    assert "not finished" in capsys.readouterr().err
+    assert pretrain(world / "audio", tmp_path / "run", "--resume") == 0
+    assert weights(tmp_path / "run") == weights(run)
+    steps = [(record["step"], record["loss"]) for record in read_metrics(tmp_path / "run" / "metrics.jsonl")]
+    assert steps == [(record["step"], record["loss"]) for record in read_metrics(run / "metrics.jsonl")]
+
+
+# says when the verb itself begins, so that the moment is drawn while it works and not in the imports
+COMMAND = """
+import sys
+import weigher.cli.pretrain_runs
+from weigher.cli.main import main
+print("begun", flush=True)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_killed_run_goes_on_bit_for_bit(world, tmp_path):
+    begin = ("--config", world / "small.json", "--epochs", 40)
+    arguments = ("pretrain", world / "audio", "--out", tmp_path / "run", *begin, "--device", "cpu", "--quiet")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, "-c", COMMAND, *map(str, arguments)]
+    last = tmp_path / "run" / "last.safetensors"
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"begun\n"
+        while process.poll() is None and not (last.exists() and load_tensors(last)[1]["position"]["step"]):
+            time.sleep(0.01)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums depend on it, bit for bit
+    try:
+        assert pretrain(world / "audio", tmp_path / "run", "--resume") == 0
+        assert pretrain(world / "audio", tmp_path / "whole", *begin) == 0
+    finally:
+        torch.set_num_threads(threads)
+    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+
+
+def test_two_workers_teach_one_encoder_and_speak_once(world, tmp_path):
+    data, out = world / "audio", tmp_path / "run"
+    command = ["-m", "weigher.cli.main", "pretrain", data, "--out", out, "--config", world / "small.json"]
+    status, printed, errors = torchrun(*command, "--device", "cpu", "--epochs", 1, "--json", "--quiet")
+    assert status == 0, errors
+    told = json.loads(printed)
+    assert (told["steps"], told["recordings"]) == (4, 8)
+    assert load_tensors(out / "last.safetensors")[1]["workers"] == 2
+    assert load_encoder(out / "encoder")[0].config.channels == 8
+
+
+# --- train --from ----------------------------------------------------------------------------------------------------
+
+
+def train(world, out, *more):
+    options = ("--config", world / "training.json", "--device", "cpu", "--quiet")
+    return call("train", world / "cast.csv", "--out", out, *options, *more)
+
+
+@pytest.mark.parametrize("where", ["run", "run/encoder"])
+def test_training_begins_from_the_encoder(world, run, tmp_path, where):
+    assert train(world, tmp_path / "held", "--from", world / where, "--freeze", "encoder", "--slots", 4) == 0
+    ours, theirs = load_file(run / "encoder/model.safetensors"), load_file(tmp_path / "held/model/model.safetensors")
+    assert all(value.equal(theirs[f"encoder.{name}"]) for name, value in ours.items())
+    model = Diarizer.from_pretrained(tmp_path / "held" / "model", device="cpu")
+    assert (model.config.model.front.mels, model.config.model.weigher.slots) == (16, 4)
+
+
+def test_by_default_the_encoder_goes_on_learning_and_a_run_can_be_resumed(world, run, tmp_path, capsys):
+    assert train(world, tmp_path / "once", "--from", run) == 0
+    ours, theirs = load_file(run / "encoder/model.safetensors"), load_file(tmp_path / "once/model/model.safetensors")
+    assert not any(value.equal(theirs[f"encoder.{name}"]) for name, value in ours.items() if name.endswith("weight"))
+    start = read_start(run)
+    assert (start.whole, start.labels, start.model.config.front.mels) == (False, (), 16)
+    assert train(world, tmp_path / "twice", "--from", run, "--listen-steps", 1) == 0
+    assert call("train", world / "cast.csv", "--out", tmp_path / "twice", "--resume", "--device", "cpu", "--quiet") == 0
+
+
+@pytest.mark.parametrize("model", [{"front": {"mels": 40}}, {"encoder": {"channels": 16}}])
+def test_an_encoder_of_another_shape_is_refused(world, run, tmp_path, capsys, model):
+    (tmp_path / "other.json").write_text(json.dumps({"model": model}), encoding="utf-8")
+    options = ("--from", run / "encoder", "--config", tmp_path / "other.json", "--device", "cpu", "--quiet")
+    assert call("train", world / "cast.csv", "--out", tmp_path / "run", *options) == 2
+    assert "changes the shape of the model" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_features_of_another_width_and_other_verbs_refuse_the_encoder(world, run, tmp_path, capsys):
+    generator = np.random.default_rng(0)
+    for index in range(4):
+        write_features(tmp_path / f"{index}.npz", Features(generator.normal(size=(200, 12)).astype(np.float32), 0.02))
+    assert pretrain(tmp_path, tmp_path / "run", "--config", world / "small.json") == 0
+    front = load_encoder(tmp_path / "run" / "encoder")[1]
+    assert (front.kind, front.features, front.hop_seconds) == ("features", 12, 0.02)
+    write_features(tmp_path / "wide.npz", Features(np.ones((200, 13), np.float32), 0.02))
+    write_cast_csv(tmp_path / "wide.csv", [("0.npz", ("Ann",)), ("wide.npz", ("Ben",))])
+    options = ("--from", tmp_path / "run", "--out", tmp_path / "trained", "--device", "cpu", "--quiet")
+    assert call("train", tmp_path / "wide.csv", *options) == 2
+    assert "holds 13 features every 0.02 s; this model needs 12" in capsys.readouterr().err
+    assert call("train", world / "cast.csv", *options) == 2
+    assert "hears features (.npz)" in capsys.readouterr().err
+    assert call("apply", run / "encoder", tmp_path / "0.npz") == 2
+    assert "give a model of that kind" in capsys.readouterr().err
+
+
+# --- images ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def drawings(tmp_path_factory):
+    """A folder of upright and of level bars, 8 x 8 pixels."""
+    folder, generator = tmp_path_factory.mktemp("drawings"), np.random.default_rng(0)
+    for index in range(40):
+        image = generator.integers(0, 40, (8, 8)).astype(np.uint8)
+        place, upright = generator.integers(1, 7), index % 2
+        image[(slice(None), place) if upright else (place, slice(None))] = 255
+        path = folder / ("upright" if upright else "level") / f"{index}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(image).save(path)
+    return folder
+
+
+def test_images_are_learned_and_tried_where_they_have_labels(world, drawings, tmp_path, capsys):
+    options = ("--config", world / "images.json", "--json")
+    assert pretrain(drawings, tmp_path / "run", *options) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["images"], told["steps"]) == (40, 6)
+    assert set(told["accuracy"]) == {"random start", "pre-trained"}
+    for figures in told["accuracy"].values():
+        assert set(figures) == {"linear probe", "5 nearest neighbours", "10 labels of each class"}
+        assert all(0 <= value <= 1 for value in figures.values())
+    assert load_image_encoder(tmp_path / "run" / "encoder").config.channels == (4, 8)
+    unlabelled = tmp_path / "x.npz"
+    np.savez(unlabelled, x=np.random.default_rng(0).random((20, 8, 8, 3)))
+    assert pretrain(unlabelled, tmp_path / "plain", "--config", world / "images.json", "--method", "relic") == 0
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 1
+    assert "taught by relic on 20 images in 3 steps" in printed
+    assert load_image_encoder(tmp_path / "plain" / "encoder").config.colours == 3
+
+
+def test_small_crops_join_two_of_the_full_size(world, drawings, tmp_path, monkeypatch):
+    sizes = []
+    features = ImageEncoder.features
+    monkeypatch.setattr(ImageEncoder, "features", lambda self, x: sizes.append(x.shape[2]) or features(self, x))
+    settings = {**IMAGES, "method": "swav", "small_crops": 3, "losses": {"swav": {"prototypes": 4}}}
+    (tmp_path / "crops.json").write_text(json.dumps(settings), encoding="utf-8")
+    assert pretrain(drawings, tmp_path / "run", "--config", tmp_path / "crops.json") == 0
+    assert sizes[:5] == [8, 8, 4, 4, 4]
+
+
+def test_images_of_two_sizes_are_refused_and_broken_ones_left_out(world, drawings, tmp_path, capsys):
+    for index in range(4):
+        Image.fromarray(np.full((8, 8, 3), 40 * index, np.uint8)).save(tmp_path / f"{index}.png")
+    (tmp_path / "broken.png").write_bytes((tmp_path / "0.png").read_bytes()[:40])
+    (tmp_path / "words.jpg").write_text("no picture")
+    assert pretrain(tmp_path, tmp_path / "run", "--config", world / "images.json", "--json") == 0
+    shown = capsys.readouterr()
+    told = json.loads(shown.out)
+    assert (told["images"], told["accuracy"]) == (4, {})
+    assert [any(name in line for line in told["skipped"]) for name in ("broken.png", "words.jpg")] == [True, True]
+    assert shown.err.count("left out: ") == 2
+    Image.fromarray(np.zeros((8, 9), np.uint8)).save(tmp_path / "wide.png")
+    assert pretrain(tmp_path, tmp_path / "second", "--config", world / "images.json") == 2
+    assert "9 x 8" in capsys.readouterr().err
+
+
+# --- requests that cannot be served ----------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_read_is_listed_and_left_out(world, tmp_path, capsys):
+    soundfile.write(tmp_path / "good.wav", voice(120, 0, seconds=3.0), RATE)
+    soundfile.write(tmp_path / "short.wav", voice(120, 0, seconds=0.1), RATE)
+    (tmp_path / "words.wav").write_text("no sound at all")
+    assert pretrain(tmp_path, tmp_path / "run", "--config", world / "small.json", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["recordings"] == 1
+    assert len(told["skipped"]) == 2
+    assert any("words.wav cannot be read as audio" in line for line in told["skipped"])
+    assert any("short.wav is too short" in line for line in told["skipped"])
+    (tmp_path / "good.wav").unlink()
+    assert pretrain(tmp_path, tmp_path / "second", "--config", world / "small.json") == 2
+    said = capsys.readouterr().err
+    assert "can be used" in said
+    assert "words.wav" in said
+    assert not (tmp_path / "second").exists()
+
+
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        (["nowhere"], "does not exist"),
+        (["empty"], "no audio, no features (.npz) and no images"),
+        (["audio", "--config", "{}/wrong.json"], "no setting 'mel'"),
+        (["audio", "--resume"], "no run to resume"),
+        (["audio", "--epochs", 0], "epochs = 0"),
+        (["audio", "--device", "cuda:7"], "GPU"),
+        (["audio/part0/r0.wav"], "at least two"),
+        (["images.npz", "--method", "seqclr"], "give recordings"),
+        (["images.npz", "--config", "{}/slow.json"], "no use of a slow copy"),
+        (["images.npz", "--config", "{}/crops.json"], "are for swav and relic"),
+        (["flat.npz"], "needed are numbers"),
+    ],
+)
+def test_requests_that_cannot_be_served(world, tmp_path, capsys, request_, said):
+    (world / "empty").mkdir(exist_ok=True)
+    (world / "wrong.json").write_text('{"mel": 40}')
+    (world / "slow.json").write_text('{"loop": {"target_momentum": 0.9}}')
+    (world / "crops.json").write_text('{"small_crops": 2}')
+    np.savez(world / "images.npz", images=np.zeros((4, 8, 8), np.uint8))
+    np.savez(world / "flat.npz", x=np.zeros((4, 8)))
+    data, *more = request_
+    assert pretrain(world / data, tmp_path / "run", *(str(part).format(world) for part in more)) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "run" / "encoder").exists()
+
+
+def test_a_run_is_not_written_over_and_goes_on_with_what_it_began_with(world, run, tmp_path, capsys):
+    before = weights(run)
+    assert pretrain(world / "audio", run) == 2
+    assert "holds a run already" in capsys.readouterr().err
+    assert pretrain(world / "audio", run, "--resume", "--epochs", 3) == 2
+    assert "leave --epochs out" in capsys.readouterr().err
+    assert pretrain(world / "audio" / "part0", run, "--resume") == 2
+    assert "began with recordings 8" in capsys.readouterr().err
+    assert pretrain(world / "audio", run, "--resume") == 0
+    assert weights(run) == before

@@ -1,0 +1,133 @@
+"""What a set is made of, told by names; images of folders and files, and what is refused of them."""
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from weigher.errors import RequestError
+from weigher.io.unlabelled import kind_of, read_unlabelled_images
+
+
+def drawn(path, shape=(6, 7), value=9):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full(shape, value, np.uint8)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        (["sub/a.WAV", "cover.png"], "recordings"),
+        (["a.npz"], "recordings"),
+        (["cat/a.png", "notes.txt"], "images"),
+        (["a.JPG"], "images"),
+        ([".hidden.wav", "a.png"], "images"),
+    ],
+)
+def test_a_folder_is_what_lies_in_it(tmp_path, names, kind):
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert kind_of(tmp_path) == kind
+
+
+def test_a_file_is_told_by_its_name_and_arrays(tmp_path):
+    for name, arrays in {"x": {"x": np.ones(3)}, "features": {"features": np.ones((2, 2))}}.items():
+        np.savez(tmp_path / f"{name}.npz", **arrays)
+    (tmp_path / "cast.csv").touch()
+    (tmp_path / "images.parquet").touch()
+    told = {path.name: kind_of(path) for path in tmp_path.iterdir()}
+    images, recordings = ("x.npz", "images.parquet"), ("features.npz", "cast.csv")
+    assert told == {**dict.fromkeys(images, "images"), **dict.fromkeys(recordings, "recordings")}
+    with pytest.raises(RequestError, match="does not exist"):
+        kind_of(tmp_path / "gone")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RequestError, match="no audio, no features"):
+        kind_of(tmp_path / "empty")
+
+
+def test_a_folder_of_folders_has_labels_and_one_of_files_has_none(tmp_path):
+    drawn(tmp_path / "cat" / "a.png", value=0)
+    drawn(tmp_path / "dog" / "deep" / "b.png", value=51)
+    drawn(tmp_path / "dog" / "c.png", shape=(6, 7, 3), value=255)
+    images = read_unlabelled_images(tmp_path)
+    assert images.values.shape == (3, 3, 6, 7)  # one is in colour, so all are
+    assert images.values[:, 0, 0, 0].tolist() == pytest.approx([0, 1, 0.2])
+    assert images.labels.tolist() == ["cat", "dog", "dog"]
+    drawn(tmp_path / "loose.png")
+    assert read_unlabelled_images(tmp_path).labels is None
+    drawn(tmp_path / "cat" / "tall.png", shape=(8, 7))
+    with pytest.raises(RequestError, match=r"loose\.png has 7 x 6 pixels and .*tall\.png 7 x 8"):
+        read_unlabelled_images(tmp_path)
+
+
+def test_a_broken_image_is_left_out_and_a_folder_of_nothing_else_refused(tmp_path):
+    drawn(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:30])
+    images = read_unlabelled_images(tmp_path)
+    assert images.values.shape == (1, 1, 6, 7)
+    assert "b.png cannot be read" in images.skipped[0]
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(RequestError, match=r"no image of .*b\.png"):
+        read_unlabelled_images(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (np.array([0, 51, 255], np.uint8), [0, 0.2, 1]),
+        (np.array([0.0, 0.25, 0.5]), [0, 0.25, 0.5]),
+        (np.array([0, 4, 16]), [0, 0.25, 1]),
+        (np.array([-1.0, 0.0, 1.0]), [0, 0.5, 1]),
+        (np.array([False, True, True]), [0, 1, 1]),
+        (np.array([7.0, 7.0, 7.0]), [0, 0, 0]),
+    ],
+)
+def test_numbers_end_between_0_and_1(tmp_path, given, expected):
+    np.savez(tmp_path / "x.npz", x=np.tile(given[:, None, None], (1, 2, 3)))
+    images = read_unlabelled_images(tmp_path / "x.npz")
+    assert images.values[:, 0, 0, 0].tolist() == pytest.approx(expected)
+    assert images.values.dtype == np.float32
+    assert images.labels is None
+
+
+def test_labels_beside_images_are_kept(tmp_path):
+    np.savez(tmp_path / "a.npz", images=np.zeros((2, 4, 5, 3), np.uint8), labels=["cat", "dog"])
+    images = read_unlabelled_images(tmp_path / "a.npz")
+    assert images.values.shape == (2, 3, 4, 5)
+    assert images.labels.tolist() == ["cat", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"y": np.ones(3)}, "neither images nor x"),
+        ({"x": np.ones((3, 8))}, "needed are numbers"),
+        ({"x": np.ones((0, 8, 8))}, "needed are numbers"),
+        ({"x": np.array([[["a"]]])}, "needed are numbers"),
+        ({"x": np.full((2, 3, 3), np.nan)}, "NaN"),
+    ],
+)
+def test_arrays_that_are_no_images(tmp_path, arrays, said):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(RequestError, match=said):
+        read_unlabelled_images(tmp_path / "a.npz")
+
+
+def test_files_of_images_of_several_sizes_are_refused(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    encoded = []
+    for width in (5, 6):
+        file = io.BytesIO()
+        Image.fromarray(np.zeros((4, width), np.uint8)).save(file, "png")
+        encoded.append(file.getvalue())
+    parquet.write_table(pyarrow.table({"image": encoded, "label": [0, 1]}), tmp_path / "a.parquet")
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as held:
+        for index, content in enumerate(encoded):
+            held.writestr(f"a/{index}/x.png", content)
+    for name in ("a.parquet", "b.zip"):
+        with pytest.raises(RequestError, match="sizes"):
+            read_unlabelled_images(tmp_path / name)
