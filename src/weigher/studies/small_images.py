@@ -1,0 +1,82 @@
+"""Small images for studies of pairs: scikit-learn's digits and CIFAR-10, their views, and what spoils them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, TypeVar, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from weigher.pairs.pretraining import ImageEncoder, ImageEncoderConfig
+from weigher.pairs.views import ViewConfig
+
+T = TypeVar("T")
+DIGITS, CIFAR = "digits", "CIFAR-10"
+Corruption = Literal["blur", "salt and pepper", "patch", "low contrast"]
+CORRUPTIONS: tuple[Corruption, ...] = get_args(Corruption)
+"""None of them is among the changes that views make."""
+VIEWS = {
+    DIGITS: ViewConfig(),
+    CIFAR: ViewConfig(rotation_degrees=10, shift=0.15, scale=0.25, gain=0.5, noise=0.03, mirror=True),
+}
+
+
+def once(read: Callable[[], T]) -> Callable[[], T]:
+    """Return `read` such that it reads once, and not at all where a resumed study needs nothing of it."""
+    held: list[T] = []
+
+    def get() -> T:
+        if not held:
+            held.append(read())
+        return held[0]
+
+    return get
+
+
+def read(path: Path | None, count: int) -> tuple[Tensor, Tensor]:
+    """Return the first images, float `[n, c, h, w]` from 0 to 1, and labels `[n]`: digits where there is no path."""
+    if path is None:
+        from sklearn.datasets import load_digits
+
+        images, labels = load_digits(return_X_y=True)
+        made = torch.from_numpy(images.astype(np.float32) / 16).view(-1, 1, 8, 8)
+        return made[:count], torch.from_numpy(labels.astype(np.int64))[:count]
+    from weigher.io.image_sets import read_images
+
+    images, labels = read_images(path, count)
+    return torch.from_numpy(images.astype(np.float32) / 255).permute(0, 3, 1, 2), torch.from_numpy(labels)
+
+
+def new_encoder(data: str, seed: int) -> ImageEncoder:
+    """Return the encoder that every method of a seed starts from."""
+    shape = ImageEncoderConfig() if data == DIGITS else ImageEncoderConfig(3, (32, 64, 128, 256))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return ImageEncoder(shape)
+
+
+def corrupted(images: Tensor, kind: Corruption, generator: np.random.Generator) -> Tensor:
+    """Return images `[n, c, h, w]` that are spoiled: blurred, 15 % of pixels black or white, a patch hidden, or pale.
+
+    >>> corrupted(torch.tensor([[[[0.0, 1.0]]]]), "low contrast", np.random.default_rng(0)).flatten().tolist()
+    [0.25, 0.75]
+    """
+    n, _, h, w = images.shape
+    if kind == "blur":
+        return F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    if kind == "low contrast":
+        mean = images.mean((1, 2, 3), keepdim=True)
+        return mean + (images - mean) / 2
+    if kind == "salt and pepper":
+        drawn = torch.from_numpy(generator.uniform(size=(n, 1, h, w)).astype(np.float32))
+        return torch.where(drawn < 0.075, 0.0, torch.where(drawn > 0.925, 1.0, images))
+    side = max(1, round(h * 3 / 8))
+    top, left = (torch.from_numpy(generator.integers(0, most - side + 1, n)) for most in (h, w))
+    rows, columns = torch.arange(h)[:, None], torch.arange(w)
+    down, right = rows - top[:, None, None], columns - left[:, None, None]
+    hidden = (down >= 0) & (down < side) & (right >= 0) & (right < side)
+    return images.masked_fill(hidden[:, None], 0.0)
