@@ -6,6 +6,7 @@ import torch
 
 from weigher.core.contrast import unit
 from weigher.studies import align_uniform as study
+from weigher.studies import small_images
 from weigher.studies.harness import Context, Row, judge, run_study
 
 COLLAPSES, ALIGN_LITTLE, NEVER, UNIFORM_LITTLE, HAS_BOTH, RECOVERS, BEATS, TENDS = study.STUDY.claims
@@ -91,7 +92,7 @@ def test_the_gap_to_the_limit_of_crowded_rows_falls_with_the_negatives():
 
 
 def test_a_seed_starts_every_method_from_the_same_weights():
-    images, _ = study._images(None, 40)
+    images, _ = small_images.read(None, 40)
     models = [study._trained("digits", study.START, seed, images, epochs=1) for seed in (0, 0, 1)]
     one, two, other = (torch.cat([p.flatten() for p in model.parameters()]) for model in models)
     assert torch.equal(one, two)

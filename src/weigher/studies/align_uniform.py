@@ -68,11 +68,13 @@ SIZES = {
 
 def run(context: Context) -> list[Row]:
     """Train and measure every method for each seed, choose, compare, and draw the circle; see the module."""
+    from weigher.studies import small_images
+
     size = SIZES[context.budget]
     rows: list[Row] = []
     for data, count in size.images.items():
         path = context.path("cifar10/train.parquet") if data == "CIFAR-10" else None
-        read = _once(partial(_images, path, count))
+        read = small_images.once(partial(small_images.read, path, count))
         every: list[dict[str, dict[str, float]]] = []
         for seed in context.seeds:
             found = {}
@@ -117,34 +119,6 @@ def _best(found: dict[str, dict[str, float]], among: dict[str, Any]) -> str:
     return max(among, key=lambda method: found[method][CHOICE])
 
 
-def _once(read: Callable[[], tuple[Tensor, Tensor]]) -> Callable[[], tuple[Tensor, Tensor]]:
-    """Return `read` such that it reads once, and not at all where a resumed study needs nothing of it."""
-    held: list[tuple[Tensor, Tensor]] = []
-
-    def get() -> tuple[Tensor, Tensor]:
-        if not held:
-            held.append(read())
-        return held[0]
-
-    return get
-
-
-def _images(path: Path | None, count: int) -> tuple[Tensor, Tensor]:
-    """Return images float `[n, c, h, w]` from 0 to 1, and labels `[n]`: digits where there is no path."""
-    import torch
-
-    if path is None:
-        from sklearn.datasets import load_digits
-
-        images, labels = load_digits(return_X_y=True)
-        made = torch.from_numpy(images.astype(np.float32) / 16).view(-1, 1, 8, 8)
-        return made[:count], torch.from_numpy(labels.astype(np.int64))[:count]
-    from weigher.io.image_sets import read_images
-
-    images, labels = read_images(path, count)
-    return torch.from_numpy(images.astype(np.float32) / 255).permute(0, 3, 1, 2), torch.from_numpy(labels)
-
-
 def _split(images: Tensor, labels: Tensor, seed: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     import torch
 
@@ -153,26 +127,14 @@ def _split(images: Tensor, labels: Tensor, seed: int) -> tuple[tuple[Tensor, Ten
     return (images[train], labels[train]), (images[test], labels[test])
 
 
-def _views(data: str) -> Any:
-    from weigher.pairs.views import ViewConfig
-
-    if data == "digits":
-        return ViewConfig()
-    return ViewConfig(rotation_degrees=10, shift=0.15, scale=0.25, gain=0.5, noise=0.03, mirror=True)
-
-
 def _trained(data: str, method: str, seed: int, images: Tensor, *, epochs: int, embedding: int = 64) -> ImageEncoder:
     """Train an encoder by one method; that of a seed starts from the same weights, whatever the method."""
-    import torch
+    from weigher.pairs.pretraining import PretrainConfig, pretrain
+    from weigher.studies.small_images import VIEWS, new_encoder
 
-    from weigher.pairs.pretraining import ImageEncoder, ImageEncoderConfig, PretrainConfig, pretrain
-
-    channels = (16, 32, 64) if data == "digits" else (32, 64, 128, 256)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        encoder = ImageEncoder(ImageEncoderConfig(images.shape[1], channels, embedding=embedding))
+    encoder = new_encoder(data, seed, embedding=embedding)
     if method != START:
-        config = PretrainConfig(epochs=epochs, views=_views(data), seed=seed)
+        config = PretrainConfig(epochs=epochs, views=VIEWS[data], seed=seed)
         pretrain(encoder, _loss(method), images, config, device="cpu")
     return encoder
 
@@ -190,9 +152,10 @@ def _loss(method: str) -> nn.Module:
 def _fresh_views(data: str, encoder: ImageEncoder, images: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     from weigher.pairs.evaluation import encode
     from weigher.pairs.views import random_views
+    from weigher.studies.small_images import VIEWS
 
     rng = np.random.default_rng([seed, 1])
-    first, second = (encode(encoder, random_views(images, _views(data), rng), embeddings=True) for _ in range(2))
+    first, second = (encode(encoder, random_views(images, VIEWS[data], rng), embeddings=True) for _ in range(2))
     return first, second
 
 

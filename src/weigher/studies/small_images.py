@@ -51,9 +51,10 @@ def read(path: Path | None, count: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(images.astype(np.float32) / 255).permute(0, 3, 1, 2), torch.from_numpy(labels)
 
 
-def new_encoder(data: str, seed: int) -> ImageEncoder:
+def new_encoder(data: str, seed: int, *, embedding: int = ImageEncoderConfig.embedding) -> ImageEncoder:
     """Return the encoder that every method of a seed starts from."""
-    shape = ImageEncoderConfig() if data == DIGITS else ImageEncoderConfig(3, (32, 64, 128, 256))
+    colours, channels = (1, (16, 32, 64)) if data == DIGITS else (3, (32, 64, 128, 256))
+    shape = ImageEncoderConfig(colours, channels, embedding=embedding)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return ImageEncoder(shape)
