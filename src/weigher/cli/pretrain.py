@@ -110,8 +110,7 @@ def _resolved(options: Options, settings: RecordingSettings | ImageSettings) -> 
 def _print(done: dict[str, Any]) -> None:
     what = f"{done['images']} images" if "images" in done else f"{done['recordings']} recordings ({done['hours']:g} h)"
     loss = f"loss {done['loss']['first']:.3f} -> {done['loss']['last']:.3f}"
-    print(
-        f"{done['encoder']}: taught by {done['method']} on {what} in {done['steps']} step{'s' * (done['steps'] != 1)}, {loss}"
-    )
+    steps = f"{done['steps']} step" + "s" * (done["steps"] != 1)
+    print(f"{done['encoder']}: taught by {done['method']} on {what} in {steps}, {loss}")
     for name, figures in done.get("accuracy", {}).items():
         print(f"  {name}: " + ", ".join(f"{figure} {value:.1%}" for figure, value in figures.items()))
