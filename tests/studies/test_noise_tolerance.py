@@ -8,7 +8,7 @@ from weigher.studies import alternation
 from weigher.studies import noise_tolerance as study
 from weigher.studies.harness import Context, Row, judge, run_study
 
-FOUR_TIMES, NEAR_LIMIT, NEAR_FINDABLE, NO_ARTEFACT = study.STUDY.claims
+FOUR_TIMES, FOUR_TIMES_REAL, NEAR_LIMIT, NEAR_FINDABLE, NO_ARTEFACT = study.STUDY.claims
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def rows(*, walk=2.0, independent=0.45, limit=2.4, findable=2.3, blind=0.45, std
     return [
         Row(method, f"{law}: tolerance", value, std, 3)
         for method, values in found.items()
-        for law, value in zip((study.WALK, study.INDEPENDENT), values, strict=True)
+        for law, value in zip((study.WALK, study.INDEPENDENT, study.TURNS), (*values, values[0]), strict=True)
     ]
 
 
@@ -43,6 +43,8 @@ def rows(*, walk=2.0, independent=0.45, limit=2.4, findable=2.3, blind=0.45, std
         (FOUR_TIMES, {}, True),
         (FOUR_TIMES, {"blind": 0.55}, False),
         (FOUR_TIMES, {"std": 0.3}, False),  # too wide a spread over seeds shows nothing
+        (FOUR_TIMES_REAL, {}, True),
+        (FOUR_TIMES_REAL, {"blind": 0.55}, False),
         (NEAR_LIMIT, {}, True),
         (NEAR_LIMIT, {"limit": 2.6}, False),
         (NEAR_FINDABLE, {}, True),
@@ -110,6 +112,6 @@ def test_a_tiny_run_gives_a_curve_for_every_method_and_law(tmp_path, monkeypatch
         assert found[study.LIMIT, f"{law}: error %, noise 0.1"] < 1
     assert ("kmeans", f"{study.WALK}: error %, noise 4") not in found
     assert found[study.LIMIT, f"{study.WALK}: error %, noise 4"] > 5
-    assert [verdict.held for verdict in result.claims] == [False] * 4  # one seed shows nothing
+    assert [verdict.held for verdict in result.claims] == [False] * 5  # one seed shows nothing
     assert (tmp_path / "out" / "noise_tolerance.png").stat().st_size > 1000
     assert {"train, random walk", "test, real turns"} <= stages

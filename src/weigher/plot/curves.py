@@ -59,7 +59,7 @@ def panels_of_curves(
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_title(panel, loc="left", fontsize=10)
-        axes.set_xlabel(x_axis)
+    figure.supxlabel(x_axis, fontsize=10)
     every[0].set_ylabel(y_axis)
     handles = {}
     for axes in every:
