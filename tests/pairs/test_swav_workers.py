@@ -1,14 +1,12 @@
 """SwAV on two workers started by `torchrun`: codes, queue, loss and gradients of one process with the joint batch."""
 
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from launching import torchrun
 from weigher.pairs.swav import SwAVConfig, SwAVLoss
 from weigher.train import join_workers, rank
 
@@ -48,19 +46,8 @@ def worker(folder):
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("workers")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={port}"]
-    command = [sys.executable, *launch, __file__, str(folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
-        try:
-            _, errors = job.communicate(timeout=300)
-        except subprocess.TimeoutExpired:
-            job.terminate()  # a kill would leave the workers behind
-            raise
-    assert (job.returncode, errors) == (0, "")
+    code, _, errors = torchrun(__file__, folder)
+    assert (code, errors) == (0, "")
     return [torch.load(folder / f"{r}.pt", weights_only=True) for r in (0, 1)]
 
 
