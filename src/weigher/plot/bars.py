@@ -43,5 +43,5 @@ def horizontal_bars(
     axes.tick_params(axis="y", length=0)
     axes.margins(x=0.12)
     axes.set_xlabel(axis)
-    axes.set_title(title, loc="left", fontweight="bold")
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")  # over the names, too: bars alone are narrow
     figure.savefig(path, dpi=150)
