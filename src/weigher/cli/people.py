@@ -123,7 +123,10 @@ def run(options: ListPeople | Rename | Merge | Forget | Export | Map) -> int:
                 raise RequestError("nobody is named; say who is to be forgotten")
             counts = index.forget(options.names)
             told = [{"name": name, "vectors": v, "slots": s} for name, (v, s) in counts.items()]
-            words = [f"{row['name']}: {row['vectors']} vectors, {row['slots']} slots of recordings" for row in told]
+            words = [
+                f"{name}: {v} vector{'s' * (v != 1)}, {s} slot{'s' * (s != 1)} of recordings"
+                for name, (v, s) in counts.items()
+            ]
             _say(options.json, "forgotten: " + "; ".join(words), {"forgotten": told})
         case Export():
             _export(index, options)
