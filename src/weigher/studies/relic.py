@@ -267,17 +267,18 @@ def _directions_agree(rows: Sequence[Row]) -> tuple[str, bool]:
 
 
 def plot(result: Result, path: Path) -> None:
-    """Draw every setting of the digits by its invariance and Fisher ratio, coloured by accuracy on corrupted images."""
+    """Draw the settings of the digits by invariance and Fisher ratio, coloured by accuracy on corrupted images."""
     from weigher.plot.plane import Spot, plane
 
     spots = []
-    for method in (*TEMPERATURES, *SWEEP, *WARM, *DIRECTIONS, *SLOW):
+    for method in (*TEMPERATURES, *SWEEP, *WARM):
         x, y, value = (find_row(result.rows, method, f"digits: {name}") for name in (PENALTY, FISHER, CORRUPTED))
-        spots.append(Spot(method, x.mean, y.mean, x.std or 0.0, y.std or 0.0, value.mean))
+        brief = method.replace("ReLIC, alpha", "α").replace(", temperature", " τ")
+        spots.append(Spot(brief, x.mean, y.mean, x.std or 0.0, y.std or 0.0, value.mean))
     plane(
         path,
         spots,
-        title="What the penalty makes of digits: invariance, and how far classes lie apart",
+        title="Digits: a penalty α, temperatures τ",
         x_axis="KL between likenesses under two orders of views (invariant: 0)",
         y_axis="Fisher ratio, median over pairs of classes",
         value_axis="accuracy on corrupted images, %",
