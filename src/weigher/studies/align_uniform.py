@@ -73,16 +73,8 @@ def run(context: Context) -> list[Row]:
     size = SIZES[context.budget]
     rows: list[Row] = []
     for data, count in size.images.items():
-        path = context.path("cifar10/train.parquet") if data == "CIFAR-10" else None
-        read = small_images.once(partial(small_images.read, path, count))
-        every: list[dict[str, dict[str, float]]] = []
-        for seed in context.seeds:
-            found = {}
-            for done, method in enumerate(METHODS):
-                context.progress(f"{data}, seed {seed}", done, len(METHODS))
-                work = partial(_figures, read, data, method, seed, size)
-                found[method] = context.part(f"{data} {seed} {method}", work)
-            every.append(found)
+        read = small_images.reader(context, data, count)
+        every = small_images.every_seed(context, data, METHODS, partial(_figures, size, read, data))
         chosen = {name: _best(every[0], among) for name, among in ((INFO, TEMPERATURES), (BOTH, MIXES))}
         tally = Tally()
         for found in with_gains(every, chosen):
@@ -160,7 +152,7 @@ def _fresh_views(data: str, encoder: ImageEncoder, images: Tensor, seed: int) ->
 
 
 def _figures(
-    read: Callable[[], tuple[Tensor, Tensor]], data: str, method: str, seed: int, size: Size
+    size: Size, read: Callable[[], tuple[Tensor, Tensor]], data: str, method: str, seed: int
 ) -> dict[str, float]:
     from weigher.core.contrast import unit
     from weigher.pairs.diagnosis import diagnose

@@ -103,16 +103,8 @@ def run(context: Context) -> list[Row]:
     size = SIZES[context.budget]
     tally = Tally()
     for data, count in size.images.items():
-        path = context.path("cifar10/train.parquet") if data == small_images.CIFAR else None
-        read = small_images.once(partial(small_images.read, path, count))
-        every: list[Figures] = []
-        for seed in context.seeds:
-            found = {}
-            for done, method in enumerate(SETTINGS):
-                context.progress(f"{data}, seed {seed}", done, len(SETTINGS))
-                work = partial(_figures, read, data, method, seed, size)
-                found[method] = context.part(f"{data} {seed} {method}", work)
-            every.append(found)
+        read = small_images.reader(context, data, count)
+        every = small_images.every_seed(context, data, SETTINGS, partial(_figures, size, read, data))
         for found in with_gains(every):
             tally.add(found, data)
     return tally.rows()
@@ -173,7 +165,7 @@ def _trained(data: str, setting: Setting | None, seed: int, images: Tensor, epoc
     return encoder
 
 
-def _figures(read: Callable[[], Images], data: str, method: str, seed: int, size: Size) -> dict[str, float]:
+def _figures(size: Size, read: Callable[[], Images], data: str, method: str, seed: int) -> dict[str, float]:
     from weigher.pairs.evaluation import encode, few_labels
     from weigher.pairs.relic import fisher_ratios
     from weigher.pairs.views import random_views

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from weigher.pairs.pretraining import ImageEncoder, ImageEncoderConfig
 from weigher.pairs.views import ViewConfig
+from weigher.studies.harness import Context, Figures
 
 T = TypeVar("T")
 DIGITS, CIFAR = "digits", "CIFAR-10"
@@ -49,6 +51,25 @@ def read(path: Path | None, count: int) -> tuple[Tensor, Tensor]:
 
     images, labels = read_images(path, count)
     return torch.from_numpy(images.astype(np.float32) / 255).permute(0, 3, 1, 2), torch.from_numpy(labels)
+
+
+def reader(context: Context, data: str, count: int) -> Callable[[], tuple[Tensor, Tensor]]:
+    """Return what reads the first images of a set when they are first asked for."""
+    return once(partial(read, context.path("cifar10/train.parquet") if data == CIFAR else None, count))
+
+
+def every_seed(
+    context: Context, data: str, methods: Collection[str], figures: Callable[[str, int], dict[str, float]]
+) -> list[Figures]:
+    """Return, for each seed, what `figures(method, seed)` gives for each method; each is a part that is kept."""
+    every: list[Figures] = []
+    for seed in context.seeds:
+        found: Figures = {}
+        for done, method in enumerate(methods):
+            context.progress(f"{data}, seed {seed}", done, len(methods))
+            found[method] = context.part(f"{data} {seed} {method}", partial(figures, method, seed))
+        every.append(found)
+    return every
 
 
 def new_encoder(data: str, seed: int, *, embedding: int = ImageEncoderConfig.embedding) -> ImageEncoder:
