@@ -2,10 +2,7 @@
 
 import errno
 import json
-import os
 import shutil
-import signal
-from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -14,8 +11,8 @@ import soundfile
 import torch
 from transformers import WavLMConfig, WavLMModel
 
+from interrupting import cut_by
 from launching import torchrun
-from weigher.cli import train as train_verb
 from weigher.cli.main import main
 from weigher.io import atomic
 from weigher.io.manifest import write_cast_csv
@@ -264,23 +261,6 @@ def test_more_people_than_slots_are_told_before_the_audio_is_read(world, bad, tm
 
 
 # --- runs that are cut off --------------------------------------------------------------------------------------------
-
-
-def cut_by(monkeypatch, stage, at, how):
-    """Have the next call end at one place of its progress: by an exception at once, or by the signal of Ctrl-C."""
-
-    def hook(now, done, total):
-        if (now, done) == (stage, at):
-            if how == "signal":
-                os.kill(os.getpid(), signal.SIGINT)
-            else:
-                raise KeyboardInterrupt
-
-    @contextmanager
-    def progress_bar(quiet):
-        yield hook
-
-    monkeypatch.setattr(train_verb.console, "progress_bar", progress_bar)
 
 
 CUTS = {

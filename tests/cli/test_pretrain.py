@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -15,8 +14,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from interrupting import cut_by
 from launching import torchrun
-from weigher.cli import pretrain as verb
 from weigher.cli.main import main
 from weigher.io.features import Features, write_features
 from weigher.io.manifest import write_cast_csv
@@ -111,27 +110,10 @@ def test_every_loss_hears_neighbouring_crops(world, tmp_path, method, capsys):
     assert load_encoder(tmp_path / "run" / "encoder")[0].config.embedding == 8
 
 
-def cut_by(monkeypatch, step, *, by_signal):
-    """Have the next run end at one step: by an exception at once, or by the signal of Ctrl-C."""
-
-    def hook(stage, done, total):
-        if (stage, done) == ("train", step):
-            if by_signal:
-                os.kill(os.getpid(), signal.SIGINT)
-            else:
-                raise KeyboardInterrupt
-
-    @contextmanager
-    def progress_bar(quiet):
-        yield hook
-
-    monkeypatch.setattr(verb.console, "progress_bar", progress_bar)
-
-
 @pytest.mark.parametrize("by_signal", [True, False])
 def test_a_run_cut_off_and_resumed_is_the_run_that_never_was(world, run, tmp_path, capsys, by_signal):
     with pytest.MonkeyPatch.context() as patch:
-        cut_by(patch, 3, by_signal=by_signal)
+        cut_by(patch, "train", 3, "signal" if by_signal else "raise")
         assert pretrain(world / "audio", tmp_path / "run", "--config", world / "small.json") == 130
     said = capsys.readouterr().err
     assert said.count("\n") == 1
