@@ -95,9 +95,9 @@ def run_once(precision: str, config: LearnConfig, device: torch.device) -> dict[
             stages[stage] = {"total": watch.now() - begun[stage], **watch.seconds}
 
     with watched(watch, model), mock.patch.object(learning, "gather", return_value=stretches):
-        histories = learn(model, archive, replace(config, **phases), device=device, progress=progress)
+        learned = learn(model, archive, replace(config, **phases), device=device, progress=progress)
     found = {}
-    for phase, history in zip(PHASES, histories, strict=True):
+    for phase, history in zip(PHASES, (learned.listened, learned.weighed), strict=True):
         seconds = {stage: total / (history.step - WARM_UP) for stage, total in stages[phase].items()}
         seconds["front"] = seconds.pop("frames") - seconds["encoder"]
         seconds["batch making"] = float(np.mean([record["batch_seconds"] for record in history.train[WARM_UP:]]))

@@ -9,7 +9,7 @@ import pytest
 from weigher.cli.main import main
 from weigher.io.features import Features, write_features
 from weigher.io.manifest import write_cast_csv
-from weigher.recordings.adapt import read_start
+from weigher.recordings.adapt import kept_start, read_start
 
 HOP, BANDS, PEOPLE = 0.02, 12, ("Ann", "Ben Ü", "Cid", "Dee", "Eve", "Flo")
 CONFIG = {
@@ -139,6 +139,8 @@ def test_new_names_stand_beside_the_old_ones_which_stay_what_they_are(world):
     for name, value in old.model.encoder.state_dict().items():  # the norms' statistics too
         assert value.equal(new.model.encoder.state_dict()[name]), name
     assert old.model.voice.map.equal(new.model.voice.map)
+    assert new.voices.means[:3].equal(old.voices.means[:3])
+    assert kept_start(world / "more", old.model.config).voices.spread.equal(old.voices.spread)
     changed = new.model.weigher.state_dict()
     assert any(not value.equal(changed[name]) for name, value in old.model.weigher.state_dict().items())
 

@@ -15,7 +15,7 @@ from weigher.studies import adapt as study
 from weigher.studies.diarization import Talk
 from weigher.studies.harness import Context, Row, judge, run_study
 
-ALONE, BEFORE, KEPT, FORGOTTEN, MIXED = study.STUDY.claims
+ALONE, BEFORE, KEPT, REHEARSED, FORGOTTEN, MIXED = study.STUDY.claims
 
 
 def row(method, group, metric, mean):
@@ -34,6 +34,12 @@ def row(method, group, metric, mean):
             FORGOTTEN,
             row(study.FREE, study.OLD, study.NAMED, 9.0),
             row(study.BEFORE, study.OLD, study.NAMED, 60.0),
+            True,
+        ),
+        (
+            REHEARSED,
+            row(study.UNREHEARSED, study.OLD, study.NAMED, 30.0),
+            row(study.HELD, study.OLD, study.NAMED, 38.0),
             True,
         ),
         (MIXED, row(study.FREE, study.OLD, study.NAMED, 9.0), row(study.MIXED, study.OLD, study.NAMED, 50.0), True),
@@ -82,9 +88,9 @@ def test_a_tiny_run_gives_every_row(read_speech, tmp_path, monkeypatch):
     context = Context(read_speech, (0,), "small", tmp_path, lambda *stage: None)
     result = run_study(study.STUDY, context)
     found = {(row.method, row.metric) for row in result.rows}
-    arms = (study.BEFORE, study.HELD, study.FREE, study.MIXED, study.SCRATCH)
+    arms = (study.BEFORE, study.HELD, study.UNREHEARSED, study.FREE, study.MIXED, study.SCRATCH)
     assert {(arm, f"{group}: {study.DER}") for arm in arms for group in (study.OLD, study.NEW)} <= found
     assert {arm for arm, metric in found if metric == f"{study.OLD}: {study.NAMED}"} == {*arms} - {study.SCRATCH}
     assert {arm for arm, metric in found if metric == f"{study.NEW}: {study.NAMED}"} == {*arms} - {study.BEFORE}
-    assert len(result.claims) == 5
+    assert len(result.claims) == 6
     assert (tmp_path / "adapt.png").stat().st_size > 1000

@@ -22,6 +22,7 @@ from weigher.recordings.configs import from_plain, to_plain
 from weigher.recordings.model import LabelHead, ModelConfig, RecordingModel
 from weigher.recordings.pretrained import load_folder
 from weigher.recordings.pretrained_encoder import encoder_folder, load_encoder
+from weigher.recordings.remembered import Remembered, kept_voices
 from weigher.recordings.training_list import read_list
 from weigher.train.state import load_tensors, load_weights, save_tensors
 
@@ -39,6 +40,8 @@ class Start:
     head: LabelHead | None = None
     whole: bool = True
     """Whether all of `model` has learned, or its encoder alone."""
+    voices: Remembered | None = None
+    """The voices of those names, as the run has heard them."""
 
     def fits(self, config: ModelConfig) -> bool:
         """Say whether what has learned can be put into a model of this shape."""
@@ -86,7 +89,8 @@ def read_start(path: Path) -> Start:
     part = "best" if any(name.startswith("best.") for name in tensors) else "model"
     rows = {name.removeprefix(f"{part}.head."): tensors[name] for name in tensors if name.startswith(f"{part}.head.")}
     labels = read_list(path).labels
-    return Start(model, settings, labels, _head(rows, config.encoder.embedding, len(labels), path / _LAST))
+    head = _head(rows, config.encoder.embedding, len(labels), path / _LAST)
+    return Start(model, settings, labels, head, voices=kept_voices(path, len(labels)))
 
 
 def keep_start(run_dir: Path, start: Start) -> None:
@@ -94,6 +98,8 @@ def keep_start(run_dir: Path, start: Start) -> None:
     tensors = {f"model.{name}": value for name, value in _part(start.model, start.whole).state_dict().items()}
     if start.head is not None:
         tensors |= {f"head.{name}": value for name, value in start.head.state_dict().items()}
+    if start.voices is not None:
+        tensors |= {"voices.means": start.voices.means, "voices.spread": start.voices.spread}
     record = {"labels": list(start.labels), "settings": dict(start.settings), "whole": start.whole}
     save_tensors(run_dir / START, tensors, record)
 
@@ -109,7 +115,8 @@ def kept_start(run_dir: Path, config: ModelConfig) -> Start | None:
     load_weights(_part(model, whole), learned, path)
     rows = {name.removeprefix("head."): value for name, value in tensors.items() if name.startswith("head.")}
     head = _head(rows, config.encoder.embedding, len(labels), path) if rows else None
-    return Start(model, record["settings"], labels, head, whole)
+    voices = Remembered(tensors["voices.means"], tensors["voices.spread"]) if "voices.means" in tensors else None
+    return Start(model, record["settings"], labels, head, whole, voices)
 
 
 def _encoder_start(folder: Path) -> Start:

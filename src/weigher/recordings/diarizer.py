@@ -32,6 +32,7 @@ from weigher.recordings.model import LabelHead, ModelConfig, RecordingModel
 from weigher.recordings.model_card import Origin, card_of, origin_of
 from weigher.recordings.outside_speech import only_in_speech
 from weigher.recordings.pretrained import load_folder, save_folder
+from weigher.recordings.remembered import Remembered, keep_voices
 from weigher.recordings.result import Diarization
 from weigher.recordings.score import Score, score
 from weigher.recordings.training_list import TrainingList, keep_list
@@ -66,7 +67,8 @@ class Diarizer:
 
     `fit(cast)` takes a manifest (CSV, JSON lines, RTTM whose times are dropped), `predict(recording)` returns a
     `Diarization`, `transform(recordings)` slot embeddings, `score(recordings, references)` error rates in per cent.
-    After fit: `labels_` (names of training), `history_` (phases listen and weigh), `model_`, `head_` (of names).
+    After fit: `labels_` (names of training), `history_` (phases listen and weigh), `model_`, `head_` and `voices_` (of
+    the names).
 
         model = Diarizer(slots=8, seed=0).fit("cast.csv")
         print(model.predict("meeting.wav", max_speakers=4).to_rttm())
@@ -94,6 +96,7 @@ class Diarizer:
         self.head_: LabelHead | None = None
         self.labels_: tuple[str, ...] = ()
         self.history_: tuple[History, History] | None = None
+        self.voices_: Remembered | None = None
         self.skipped_: tuple[str, ...] = ()
         self.origin_ = Origin()
 
@@ -140,18 +143,22 @@ class Diarizer:
                 block_seconds = block_frames(model.hop_seconds) * model.hop_seconds
                 told = TrainingList.of(recordings, archive.labels, block_seconds)
                 keep_list(folder, told, resume=resume)
-        self.history_ = learn(
+        learned = learn(
             model,
             archive,
             self.config.learn,
             head=head,
             run_dir=folder,
             resume=resume,
+            remembered=None if start is None else start.voices,
             device=self.device,
             tensorboard=tensorboard,
             validate=validate,
             progress=progress,
         )
+        if folder is not None and rank() == 0:
+            keep_voices(folder, learned.voices)
+        self.history_, self.voices_ = (learned.listened, learned.weighed), learned.voices
         self.head_ = head.eval()
         self.origin_ = origin_of(
             archive,

@@ -12,7 +12,8 @@ In the end the slots of the training recordings, named by the head, show how voi
 
 While phase 1 listens, it also records how clearly each name is heard in each recording
 (`weigher.recordings.cast_margins`), which changes nothing of what is learned. Training can begin from a model that has
-learned before (`weigher.recordings.adapt`), of which a part is held as it is.
+learned before (`weigher.recordings.adapt`), of which a part is held as it is; while the encoder is, voices that are
+remembered of other names are named in phase 3 too (`weigher.recordings.remembered`).
 
 With `times` (who speaks when on the training recordings) steps 1 and 2 take them in place of the teacher: the same
 network trained with full time labels, the upper bound of every study. Both phases run on the one loop of
@@ -37,9 +38,10 @@ from weigher.recordings.archive import Archive, crops, hide_bands
 from weigher.recordings.cast_margins import CastMargins, plant, recorder, with_planted
 from weigher.recordings.gather import gather, gather_voices, hold_out
 from weigher.recordings.holding import Frozen, holding
-from weigher.recordings.loss import LossConfig, set_loss
+from weigher.recordings.loss import LossConfig, class_loss, set_loss
 from weigher.recordings.model import LabelHead, RecordingModel
 from weigher.recordings.recompose import RecomposeConfig, Recomposer, Stretches
+from weigher.recordings.remembered import Remembered, remember, to_rehearse
 from weigher.recordings.silence import quiet_frames
 from weigher.recordings.teacher import (
     TeacherConfig,
@@ -54,6 +56,7 @@ Progress = Callable[[str, int, int], None]
 
 _TAUGHT = 0.4  # share of phase 1 after which the teacher's evidence counts in full
 _VALIDATION_BATCHES = 2
+_REHEARSED = 32  # remembered voices in a batch of phase 3
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,18 @@ class LearnConfig:
     frozen: Frozen = "nothing"
     """What is held as it is: nothing, or the encoder of frames and the space of voices, for a model that has learned
     before and by whose voices people are known."""
+    rehearsal_weight: float = 2.0
+    """Weight of naming remembered voices against naming slots, while the encoder is held: more keeps the old names
+    better and learns the new ones less."""
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """What happened in phases 1 and 3, and the voices of the names as the trained model hears them."""
+
+    listened: History
+    weighed: History
+    voices: Remembered
 
 
 class Listener(nn.Module):
@@ -119,15 +134,16 @@ def learn(
     head: LabelHead | None = None,
     run_dir: Path | None = None,
     resume: bool = False,
+    remembered: Remembered | None = None,
     device: str | torch.device = "auto",
     tensorboard: bool = False,
     validate: Callable[[RecordingModel], dict[str, float]] | None = None,
     progress: Progress | None = None,
-) -> tuple[History, History]:
-    """Train `model` in place on an archive; returns what happened in phases 1 and 3.
+) -> Learned:
+    """Train `model` in place on an archive; returns what happened, and the voices it has heard.
 
     `head`, which names the labels of the archive, is trained in place too (default: a new one). Labels that no
-    recording has keep their rows in it: they are known from before.
+    recording has keep their rows in it: they are known from before, and so may be their voices (`remembered`).
 
     Phase 3 ends with its best weights by `validate(model)` ("score", higher is better), by default the track loss on
     conversations of one recording in 20 that is held out for it (in archives of 60 recordings or more).
@@ -154,16 +170,18 @@ def learn(
         config,
         run_dir=_part(run_dir, "weigh"),
         resume=resume,
+        remembered=remembered,
         device=device,
         tensorboard=tensorboard,
         validate=validate,
         progress=progress,
     )
+    voices, people = gather_voices(model, listener.head, archive)
     if config.frozen == "nothing":
-        voices, people = gather_voices(model, listener.head, archive)
+        remembered = None  # the encoder has moved, and with it all voices
         with suppress(RequestError):  # too few to learn from: voices are compared as they are
             model.voice.fit(voices, people)
-    return listened, weighed
+    return Learned(listened, weighed, remember(voices, people, len(archive.labels), remembered))
 
 
 def _with_quiet(model: RecordingModel, archive: Archive) -> Archive:
@@ -295,6 +313,7 @@ def weigh(
     *,
     run_dir: Path | None = None,
     resume: bool = False,
+    remembered: Remembered | None = None,
     device: str | torch.device = "auto",
     tensorboard: bool = False,
     validate: Callable[[RecordingModel], dict[str, float]] | None = None,
@@ -307,6 +326,7 @@ def weigh(
     `learn`.
     """
     archive = _with_quiet(model, archive)
+    absent = to_rehearse(remembered if config.frozen == "encoder" else None, archive.casts)
     stretches = gather(model, listener.head, listener.share, archive, config.teacher, progress=progress)
     recompose = replace(config.recompose, max_speakers=min(config.recompose.max_speakers, model.config.weigher.slots))
     kept, held = hold_out(stretches, len(archive.values))
@@ -318,7 +338,11 @@ def weigh(
     both = WithHead(model, listener.head, listener.share)
 
     def batches(k: int, generator: np.random.Generator) -> dict[str, Tensor]:
-        return conversations(heard, config.weigh_batch, model, generator, hidden=config.hidden_bands)
+        batch = conversations(heard, config.weigh_batch, model, generator, hidden=config.hidden_bands)
+        if remembered is not None and len(absent):
+            names = generator.choice(absent, _REHEARSED)
+            batch |= {"voices": remembered.draw(names, generator), "names": torch.from_numpy(names)}
+        return batch
 
     def step(both: WithHead, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         weighed = both.model(batch["values"], batch["lengths"])
@@ -330,7 +354,12 @@ def weigh(
         posteriors = F.pad(activity * (activity.sum(2, keepdim=True) == 1), (1, 0))
         named = both.head(weighed.frames.embeddings)
         frames = partial_label_loss(named, batch["labels"], posteriors, both.share, weighed.frames.mask)
-        return {**parts, "loss": parts["loss"] + config.frame_weight * frames, "frames": frames}
+        loss = parts["loss"] + config.frame_weight * frames
+        if "voices" not in batch:
+            return {**parts, "loss": loss, "frames": frames}
+        rehearsal = class_loss(config.loss.classes, both.head(batch["voices"]), batch["names"]).mean()
+        loss = loss + config.rehearsal_weight * config.loss.class_weight * rehearsal
+        return {**parts, "loss": loss, "frames": frames, "rehearsal": rehearsal}
 
     def score(both: WithHead) -> dict[str, float]:
         """Track loss on the same conversations each time, of stretches that training never hears."""
