@@ -41,6 +41,33 @@ def call(world, *arguments, model="model"):
     return main(["apply", str(world / model), *map(str, arguments), "--num-speakers", "2", "--device", "cpu"])
 
 
+@pytest.mark.parametrize("place", [".", "a.wav"])
+def test_what_something_else_made_is_not_replaced(world, capsys, place):
+    (world / "in" / "a.rttm").write_text("a reference\n")
+    (world / "in" / "a.json").write_text('{"not": "ours"}')
+    code = call(world, world / "in" / place, "--out", world / "in")
+    assert code == (1 if place == "." else 2)
+    assert "a.rttm is there already" in capsys.readouterr().err
+    assert (world / "in" / "a.rttm").read_text() == "a reference\n"
+    assert (world / "in" / "a.json").read_text() == '{"not": "ours"}'
+    assert call(world, world / "in" / place, "--out", world / "out") == 0
+    assert call(world, world / "in" / place, "--out", world / "out", "--num-speakers", "1") == 0  # ours is
+
+
+def test_a_place_for_results_that_is_none_is_said_before_the_work(world, capsys, monkeypatch):
+    monkeypatch.setattr(module, "apply_one", lambda *given: pytest.fail("it has begun to work"))
+    (world / "out.txt").write_text("notes")
+    assert call(world, world / "in", "--out", world / "out.txt") == 2
+    assert "no results can be written to" in capsys.readouterr().err
+
+
+def test_what_is_wrong_names_the_recording(world, capsys):
+    assert main(["apply", str(world / "model"), str(world / "in"), "--out", str(world), "--num-speakers", "9"]) == 1
+    said = capsys.readouterr().err
+    for name in ("a.wav", "b.flac"):
+        assert f"{name}: num_speakers is 9" in said
+
+
 def test_a_folder_is_done_once_and_a_bad_recording_is_listed(world, capsys):
     asked = (world / "in", "--out", world / "out")
     assert call(world, *asked) == 0

@@ -145,6 +145,19 @@ def test_new_names_stand_beside_the_old_ones_which_stay_what_they_are(world):
     assert any(not value.equal(changed[name]) for name, value in old.model.weigher.state_dict().items())
 
 
+@pytest.mark.parametrize("folder", ["run", "run/model"])
+def test_what_is_there_is_not_replaced(world, capsys, folder):
+    before = {path: path.read_bytes() for path in (world / "run").rglob("*.*") if path.is_file()}
+    assert train(world, folder, "cast.csv", "--listen-steps", "1") == 2
+    assert "holds a run or a model already" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (world / "run").rglob("*.*") if path.is_file()} == before
+
+
+def test_a_request_that_is_refused_leaves_no_run_behind(world, capsys):
+    assert train(world, "few", "cast.csv", "--slots", "1", "--listen-steps", "1") == 2
+    assert not (world / "few").exists()
+
+
 def test_an_adaptation_that_was_stopped_goes_on_without_the_old_model(world, capsys):
     quick = ["--listen-steps", "20", "--weigh-steps", "2", "--freeze", "nothing"]
     assert train(world, "once", "new.csv", "--from", str(world / "run/model"), *quick) == 0

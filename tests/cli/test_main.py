@@ -61,6 +61,8 @@ def test_unknown_verb_names_the_nearest_and_all_others(capsys):
     assert shown.out == ""
     assert "did you mean `weigher train`?" in shown.err
     assert all(verb in shown.err for verb in cli.VERBS)
+    assert cli.main(["rename", "Ann", "Bob"]) == 2
+    assert "did you mean `weigher people rename`?" in capsys.readouterr().err
     assert cli.main(["--colour"]) == 2
     assert "did you mean" not in capsys.readouterr().err
 

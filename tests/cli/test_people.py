@@ -182,17 +182,29 @@ def test_people_are_listed_renamed_merged_exported_and_forgotten(world, index, c
     assert weigher("people", "export", "--index", index, "--out", out, "--json") == 0
     assert printed(capsys) == {"written": str(out), "people": 3}
     assert len(json.loads(out.read_text(encoding="utf-8"))["people"]) == 3
-    assert weigher("people", "forget", "Ann Löf", "Ben; jr", "--index", index, "--json") == 0
-    assert [row["name"] for row in printed(capsys)["forgotten"]] == ["Ann Löf", "Ben; jr"]
+    assert weigher("people", "forget", "Ann Löf", "Ben; jr", "Ann Löf", "--index", index, "--json") == 0
+    assert [(row["name"], row["vectors"]) for row in printed(capsys)["forgotten"]] == [("Ann Löf", 2), ("Ben; jr", 2)]
     assert weigher("people", "list", "--index", index, "--json") == 0
     assert [row["name"] for row in printed(capsys)["people"]] == ["Çid ; 2"]
     content = b"".join(path.read_bytes() for path in index.rglob("*") if path.is_file())
     assert all(vector.tobytes() not in content for vector in vectors)
 
 
+def test_thresholds_stand_on_those_who_are_left(index, capsys):
+    def pairs():
+        assert weigher("people", "list", "--index", index, "--json") == 0
+        return printed(capsys)["thresholds"]["name"]["same"]
+
+    before = pairs()
+    assert weigher("people", "forget", "Ben; jr", "--index", index, "--json") == 0
+    capsys.readouterr()
+    assert 0 < pairs() < before
+
+
 WRONG = {
     "no name": (("enroll", "--model", "{model}", "--index", "{new}"), "nobody to enrol"),
     "no files": (("enroll", "Ann", "--model", "{model}", "--index", "{new}"), "nobody to enrol"),
+    "no name but files": (("enroll", "{one}", "{one}", "--model", "{model}", "--index", "{new}"), "is a file"),
     "both": (("enroll", "Ann", "{one}", "--cast", "{cast}", "--model", "{model}", "--index", "{new}"), "both NAME"),
     "reserved": (("enroll", "unknown2", "{one}", "--model", "{model}", "--index", "{new}"), "unknown2"),
     "rate": (("enroll", "A", "{one}", "--model", "{model}", "--index", "{new}", "--false-accept", "1"), "below 1"),

@@ -1,4 +1,6 @@
 import io
+import os
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -226,6 +228,15 @@ def test_missing_folder_empty_and_no_audio(tmp_path):
     assert_refused(tmp_path / "text.wav", "cannot be read as audio")
     (tmp_path / "a.raw").write_bytes(bytes(100))
     assert_refused(tmp_path / "a.raw", "cannot be read as audio")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the file system refuses such names by itself")
+def test_a_name_that_is_not_utf_8(tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/b\xffd.wav")
+    with open(path, "wb") as file:
+        file.write(b"sound")
+    with pytest.raises(AudioError, match=r"b\\xffd.wav is not UTF-8; rename"):
+        read_audio(path)
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac"])

@@ -137,6 +137,8 @@ def test_nemo_takes_casts_from_rttm_or_labels_and_parts_together(folder):
         ("[1]", "needed is"),
         ("{", "no JSON"),
         ({"audio_filepath": "a.wav", "rttm_filepath": "gone.rttm"}, "gone.rttm"),
+        ({"audio_filepath": "a.wav", "label": ["Ann"]}, "speaker is ['Ann']"),
+        ({"audio_filepath": "a.wav", "speaker": 4.5, "label": None}, "speaker is 4.5"),
         ({"audio_filepath": "a.wav", "rttm_filepath": 3}, "rttm_filepath is 3"),
         ({"audio_filepath": "a.wav", "rttm_filepath": "two.rttm"}, "none is called 'a'"),
         ({"audio_filepath": "a.wav", "rttm_filepath": "broken.rttm"}, "broken.rttm, line 1"),

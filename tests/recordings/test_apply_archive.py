@@ -221,23 +221,42 @@ def cut_short(archive, out):
     return "done"
 
 
-def another_kind_of_json(archive, out):
-    (out / "a.json").write_text("[1]")
-    return "done"
-
-
 def without_rttm(archive, out):
     (out / "a.rttm").unlink()
     return "redone"
 
 
-@pytest.mark.parametrize("change", [changed, touched, cut_short, another_kind_of_json, without_rttm])
+@pytest.mark.parametrize("change", [changed, touched, cut_short, without_rttm])
 def test_only_what_changed_is_done_again(archive, models, tmp_path, change):
     apply(models[0], [archive], tmp_path / "out")
     status = change(archive, tmp_path / "out")
     report = apply(models[0], [archive], tmp_path / "out")
     assert told(report) == [("a", status), *((name, "kept") for name in NAMES[1:])]
     assert told(apply(models[0], [archive], tmp_path / "out")) == [(name, "kept") for name in NAMES]
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.rttm"])
+def test_what_something_else_made_is_left_alone(archive, models, tmp_path, name):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("[1]")
+    assert dict(told(apply(models[0], [archive], tmp_path / "out")))["a"] == "failed"
+    assert (tmp_path / "out" / name).read_text() == "[1]"
+
+
+def test_a_run_that_was_killed_before_its_last_file_goes_on(archive, models, tmp_path, monkeypatch):
+    write = archive_files.writing
+
+    def killed(path, mode="wb"):
+        if Path(path).suffix == ".csv":
+            raise KeyboardInterrupt
+        return write(path, mode)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(archive_files, "writing", killed)
+        with pytest.raises(KeyboardInterrupt):
+            apply(models[0], [archive], tmp_path / "out", formats=("rttm", "csv"))
+    report = apply(models[0], [archive], tmp_path / "out", formats=("rttm", "csv"))
+    assert told(report) == [("a", "redone"), *((name, "done") for name in NAMES[1:])]
 
 
 def test_a_format_is_added_and_none_is_taken_for_that_of_another_model(archive, models, tmp_path):

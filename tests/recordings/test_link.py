@@ -60,6 +60,17 @@ def test_people_who_come_and_go_are_put_together_exactly(seed):
     assert ((found.confidence > 0.6) & (found.confidence <= 1)).all()
 
 
+def test_likeness_below_the_threshold_steers_nobody():
+    """A stranger who is a little like Ann must not push Ann to Ben, to whom she is more like than the stranger is."""
+    linker = Linker(threshold=0.5)
+    linker.add(0, np.ones((4, 2)), np.array([0.9, 0.9]), np.array([[1, 0, 0], [0.6, 0.8, 0]]))
+    stranger = np.array([0.41, -0.92, 0.0])
+    linker.add(4, np.ones((4, 2)), np.array([0.9, 0.9]), np.stack([[1, 0, 0], stranger / np.linalg.norm(stranger)]))
+    found = linker.finish(8)
+    np.testing.assert_array_equal(found.tracks > 0, np.repeat([[1, 1, 0], [1, 0, 1]], 4, axis=0) > 0)
+    np.testing.assert_allclose(found.embeddings[1], [0.6, 0.8, 0], atol=1e-6)
+
+
 def test_one_window_is_given_back():
     truth = np.random.default_rng(0).random((12, 3)).astype(np.float16)
     linker = Linker(0.5)

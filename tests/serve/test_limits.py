@@ -11,6 +11,8 @@ def test_limits_that_allow_nothing_are_refused():
             Limits(**{name: 0})
     with pytest.raises(RequestError, match="minutes"):
         Limits(minutes=float("nan"))
+    with pytest.raises(RequestError, match="megabytes"):
+        Limits(megabytes=float("inf"))
 
 
 def test_bytes_are_counted_to_the_last():

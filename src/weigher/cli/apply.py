@@ -114,7 +114,7 @@ def _apply_files(options: Options) -> int:
 
     from weigher.io.atomic import writing
     from weigher.io.speech import read_speech
-    from weigher.recordings.archive_files import FORMAT_SUFFIXES, as_text
+    from weigher.recordings.archive_files import FORMAT_SUFFIXES, as_text, check_ours
     from weigher.recordings.diarizer import Diarizer
 
     formats = options.format or ("rttm",)
@@ -124,6 +124,8 @@ def _apply_files(options: Options) -> int:
     with console.progress_bar(options.quiet) as progress:
         for done, path in enumerate(options.audio, start=1):
             try:
+                if options.out is not None:
+                    check_ours(options.out, path.stem, formats)
                 result = diarizer.predict(
                     path,
                     min_speakers=options.min_speakers,
@@ -138,7 +140,7 @@ def _apply_files(options: Options) -> int:
                 failed.append({"file": str(path), "reason": str(error)})
                 continue
             if options.out is not None:
-                for kind in dict.fromkeys((*formats, "json")):
+                for kind in dict.fromkeys(("json", *formats)):  # JSON vouches for the others
                     with writing(options.out / f"{result.file_id}{FORMAT_SUFFIXES[kind]}", "w") as file:
                         file.write(as_text(result, kind, path))
             elif not options.json:
@@ -157,7 +159,7 @@ def _apply_files(options: Options) -> int:
         console.message(f"left out: {failure['reason']}")
     if options.json:
         console.print_json({"recordings": plain, "failed": failed})
-    return 1 if failed and not plain else 0
+    return 1 if failed else 0
 
 
 def _check_printable(options: Options) -> None:

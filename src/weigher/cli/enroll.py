@@ -74,6 +74,8 @@ def run(options: Options) -> int:
         casts = [(recording.path, recording.cast) for recording in manifest.recordings]
         failed = [(f"line {skipped.line}", skipped.reason) for skipped in manifest.skipped]
     elif options.name and options.files:
+        if Path(options.name).is_file():
+            raise RequestError(f"{options.name} is a file; say first who speaks in the files: NAME FILES...")
         casts = [(path, (check_name(options.name),)) for path in dict.fromkeys(options.files)]
     else:
         raise RequestError("nobody to enrol; give NAME and one file or more, or --cast with a list of recordings")

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from weigher import __version__
 from weigher.errors import RequestError, WeigherError
 
+_OF_PEOPLE = ("list", "rename", "merge", "forget")  # verbs of `weigher people`
+
 VERBS = {
     "simulate": "make conversations with cast lists out of recordings of single voices",
     "pretrain": "teach an encoder from recordings or images without any labels, for train to begin from",
@@ -125,7 +127,7 @@ def _unknown(verb: str) -> str:
     known = f"the verbs are {', '.join(VERBS)} (`weigher --help` explains them)"
     if not verb:
         return f"no verb was given; {known}"
-    nearest = difflib.get_close_matches(verb, VERBS, n=1)
+    nearest = [f"people {verb}"] if verb in _OF_PEOPLE else difflib.get_close_matches(verb, VERBS, n=1)
     meant = f"did you mean `weigher {nearest[0]}`? " if nearest else ""
     return f"`{verb}` is no verb of weigher; {meant}{known}"
 

@@ -122,6 +122,7 @@ def run(options: ListPeople | Rename | Merge | Forget | Export | Map) -> int:
             if not options.names:
                 raise RequestError("nobody is named; say who is to be forgotten")
             counts = index.forget(options.names)
+            index.recalibrate()
             told = [{"name": name, "vectors": v, "slots": s} for name, (v, s) in counts.items()]
             words = [
                 f"{name}: {v} vector{'s' * (v != 1)}, {s} slot{'s' * (s != 1)} of recordings"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_format
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -70,14 +69,14 @@ class Options:
 
 def run(options: Options) -> int:
     """Train and save; RequestError for casts or recordings that cannot be used."""
-    from weigher.io.atomic import writing
     from weigher.io.manifest import indistinguishable, read_manifest
     from weigher.recordings.adapt import kept_start
-    from weigher.recordings.configs import to_plain
     from weigher.recordings.diarizer import Diarizer
     from weigher.train.distribution import rank
 
     speaks = rank() == 0  # under torchrun, one worker writes and prints for all
+    if speaks and not options.resume:
+        _check_empty(options.out)
     manifest = read_manifest(options.cast, skip_bad=options.skip_bad)
     start = _start(options)
     if options.replay is not None:
@@ -88,12 +87,6 @@ def run(options: Options) -> int:
     if options.resume:
         start = kept_start(options.out, config.model)
     diarizer = Diarizer(config=config, device=options.device)
-    if not options.resume:
-        if (options.out / "listen" / "last.safetensors").exists():
-            raise RequestError(f"{options.out} holds a run already; give --resume to go on with it, or another folder")
-        if speaks:
-            with writing(options.out / "config.json", "w") as file:
-                json_format.dump(to_plain(config), file, indent=2)
     with console.progress_bar(options.quiet or not speaks) as progress:
         diarizer.fit(
             manifest,
@@ -124,6 +117,15 @@ def run(options: Options) -> int:
     else:
         print(f"{folder}: learned from {done['recordings']} recordings of {done['people']} people")
     return 0
+
+
+def _check_empty(out: Path) -> None:
+    """Raise RequestError for a folder whose model or settings a new run would replace."""
+    for name in ("config.json", "model.safetensors", "model", "listen", "last.safetensors"):
+        if (out / name).exists():
+            raise RequestError(
+                f"{out} holds a run or a model already ({name}); give --resume to go on with a run, or another folder"
+            )
 
 
 def _start(options: Options) -> Start | None:

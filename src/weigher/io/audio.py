@@ -176,6 +176,11 @@ def _open(path: str | os.PathLike[str]) -> soundfile.SoundFile:
     if not os.path.getsize(path):
         raise AudioError(f"{path} is empty (0 bytes); copy or record it again, or leave it out")
     try:
+        os.fsdecode(path).encode()
+    except UnicodeEncodeError as error:  # results are called after it, and RTTM and JSON are UTF-8
+        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+        raise AudioError(f"the name {shown} is not UTF-8; rename the file") from error
+    try:
         file = soundfile.SoundFile(os.fspath(path))
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: .raw, which has no header to say its rate
         reason = getattr(error, "error_string", str(error))

@@ -84,6 +84,8 @@ def load_arrays(
     if not os.path.isfile(path):
         raise RequestError(f"{path} does not exist or is not a file; give the name of an .npz file")
     try:
+        if not zipfile.is_zipfile(path):  # numpy would take it for a pickle, and say how to load that
+            raise ValueError("it is no zip archive")
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             missing = [name for name in needed if name not in archive]
             arrays = {name: archive[name] for name in (*needed, *optional) if name in archive}

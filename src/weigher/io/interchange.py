@@ -64,7 +64,11 @@ def nemo_rows(source: Path, text: str) -> Iterator[Row]:
 def _nemo_names(folder: Path, file_name: str, row: dict, read: Callable[[Path], dict[str, list[Segment]]]) -> list[str]:
     rttm = row.get("rttm_filepath")
     if rttm is None:
-        name = one_name(row, ("speaker", "label"))
+        keys = ("speaker", "label")
+        name = one_name(row, keys)
+        given = next((row[key] for key in keys if row.get(key) is not None), None)
+        if name is None and given is not None:
+            raise ManifestError(f"its speaker is {given!r}; needed is a text or a whole number")
         return [] if name is None or name in _NOBODY else [name]
     if not isinstance(rttm, str):
         raise ManifestError(f"its rttm_filepath is {rttm!r}; needed is the name of a file")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -99,6 +100,7 @@ def apply_archive(
         [Path(place) for place in places], frozenset({".npz"}) if features else LIBSNDFILE_SUFFIXES
     )
     outcomes, left = _sorted_out(job, sources)
+    _check_writable(job.out)  # before hours of work
     if with_ray:
         from weigher.recordings.archive_ray import through_ray
 
@@ -114,6 +116,15 @@ def apply_archive(
         if progress is not None:
             progress("apply", len(outcomes), len(sources))
     return ArchiveReport(tuple(sorted(outcomes, key=lambda outcome: (outcome.source.name, str(outcome.source.path)))))
+
+
+def _check_writable(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise RequestError(f"no results can be written to {out} ({error.strerror}); name another folder") from error
 
 
 def _sorted_out(job: Job, sources: Sequence[Source]) -> tuple[list[Outcome], list[Source]]:

@@ -174,15 +174,20 @@ def save(job: Job, source: Source, result: Diarization, made: dict[str, Any]) ->
 
     `made` is `made_with` as it was before the recording was read: one that changed meanwhile is then done again.
     """
-    before = _record(job, source) or {}
-    others = before.get("formats", []) if before.get("made_with") == made else []
+    before = _record(job, source)
+    others = before.get("formats", []) if before and before.get("made_with") == made else []
+
+    def record(formats: Sequence[Format]) -> None:
+        with writing(_place(job, source, "json"), "w") as file:
+            json.dump({**result.to_dict(), "made_with": made, "formats": formats}, file, indent=2, allow_nan=False)
+
+    if before is None:
+        record([])  # a run that is killed before the last file is written finds that the others are its own
     for kind in job.formats:
         if kind != "json":
             with writing(_place(job, source, kind), "w") as file:
                 file.write(as_text(result, kind, source.path))
-    record = {**result.to_dict(), "made_with": made, "formats": sorted({*job.formats, *others})}
-    with writing(_place(job, source, "json"), "w") as file:
-        json.dump(record, file, indent=2, allow_nan=False)
+    record(sorted({*job.formats, *others}))
 
 
 def apply_one(diarizer: Diarizer, job: Job, source: Source) -> Outcome:
@@ -191,11 +196,13 @@ def apply_one(diarizer: Diarizer, job: Job, source: Source) -> Outcome:
     Raises WeigherError where no recording could be done (the disk is full).
     """
     try:
+        check_ours(job.out, source.name, job.formats)
         replaces, made = standing(job, source)[0] == "stale", made_with(job, source)
         result = diarizer.predict(source.path, file_id=source.name, **job.bounds)
         save(job, source, result, made)
     except RequestError as error:
-        return Outcome(source, "failed", reason=str(error))
+        said = str(error)  # what is wrong with the bounds does not name the recording
+        return Outcome(source, "failed", reason=said if str(source.path) in said else f"{source.path}: {said}")
     except WeigherError:
         raise
     except Exception as error:  # one odd recording in a hundred thousand does not cost the others theirs
@@ -215,14 +222,40 @@ def as_text(result: Diarization, kind: Format, media: Path) -> str:
     return texts[kind]()
 
 
+def check_ours(out: Path, name: str, formats: Sequence[Format]) -> None:
+    """Raise RequestError where a result would replace a file that no result of ours, in JSON beside it, vouches for.
+
+    JSON that cannot be read vouches, too: it may be a result of ours that a failing disk has damaged.
+    """
+    record = out / f"{name}{FORMAT_SUFFIXES['json']}"
+    places = [out / f"{name}{FORMAT_SUFFIXES[kind]}" for kind in formats]
+    there = next((place for place in (*places, record) if place.exists()), None)
+    found = _json(record)
+    vouched = record.exists() and (found is None or _is_result(found))
+    if there is not None and not vouched:
+        raise RequestError(
+            f"{there} is there already, and no result of this program beside it says that it made it; move it, or name "
+            "another folder for the results"
+        )
+
+
 def _place(job: Job, source: Source, kind: Format) -> Path:
     return job.out / f"{source.name}{FORMAT_SUFFIXES[kind]}"
 
 
 def _record(job: Job, source: Source) -> dict[str, Any] | None:
     """The JSON beside a result; None where there is none, or none of ours."""
+    found = _json(_place(job, source, "json"))
+    return found if _is_result(found) else None
+
+
+def _json(path: Path) -> Any:
+    """What a file of JSON holds; None where there is none, or it is damaged."""
     try:
-        record = json.loads(_place(job, source, "json").read_bytes())
+        return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) and isinstance(record.get("speakers"), list) else None
+
+
+def _is_result(found: Any) -> bool:
+    return isinstance(found, dict) and isinstance(found.get("speakers"), list)

@@ -179,7 +179,7 @@ class PeopleIndex:
         """
         counts: dict[str, tuple[int, int]] = {}
         with database.writing(self.folder) as db:
-            bearers = [known_name(db, name) for name in names]
+            bearers = dict.fromkeys(known_name(db, name) for name in names)
             gallery, threshold = people_store.gallery(db, self.width), people_store.thresholds(db).of_name()
             for number, name in bearers:
                 theirs = slot_store.slots_of(db, number)

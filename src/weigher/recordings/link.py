@@ -17,6 +17,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 _AGREEMENT = 0.5  # what tracks that agree fully add to a cosine
+_A_LINK = 1e-6  # what a link just at the threshold is worth against none
 MOST_PEOPLE = 100
 """People of one recording: a model that tells nobody apart would find them without end, and memory with them."""
 
@@ -73,8 +74,10 @@ class Linker:
         score = np.empty(0) if self.hold else self._scores(first, tracks, embeddings)
         taken: dict[int, int] = {}
         if score.size:
-            for slot, person in zip(*linear_sum_assignment(-score), strict=True):
-                if score[slot, person] >= self.threshold:
+            # what lies below the threshold is no link, and must not steer the others either
+            gain = np.where(score >= self.threshold, score - self.threshold + _A_LINK, 0.0)
+            for slot, person in zip(*linear_sum_assignment(-gain), strict=True):
+                if gain[slot, person] > 0:
                     taken[int(slot)] = int(person)
         for slot in range(tracks.shape[1]):
             if slot not in taken:

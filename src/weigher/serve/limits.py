@@ -6,6 +6,7 @@ a path and never trusted to tell the format.
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -39,8 +40,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in ("megabytes", "minutes", "queue", "keep_minutes", "upload_seconds"):
-            if not getattr(self, name) > 0:
-                raise RequestError(f"the limit of {name} is {getattr(self, name)}; needed is a number above 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise RequestError(f"the limit of {name} is {getattr(self, name)}; needed is a finite number above 0")
 
     @property
     def bytes(self) -> int:
