@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weigher.core.margins import every_label_margin, label_margin, multi_label_margin, set_margin
+from weigher.core.margins import every_label_margin, label_margin, multi_label_margin
 from weigher.errors import RequestError
 
 SMALL = st.integers(-3, 3)  # few values, so that ties are frequent
@@ -47,34 +47,25 @@ def test_shifts_change_nothing_and_scales_scale(seed):
     torch.testing.assert_close(label_margin(two, labels * 0), -label_margin(two, labels * 0 + 1))
 
 
-@given(ROWS, st.data())
-def test_a_set_by_its_definition(rows, data):
-    logits = torch.tensor(rows, dtype=torch.float64)
-    c = logits.shape[1]
-    members = torch.tensor([[data.draw(st.booleans()) for _ in range(c)] for _ in rows])
-    found = set_margin(logits, members)
-    for row, there, margins in zip(rows, members.tolist(), found.tolist(), strict=True):
-        inside = [z for z, k in zip(row, there, strict=True) if k]
-        outside = [z for z, k in zip(row, there, strict=True) if not k]
-        for z, k, margin in zip(row, there, margins, strict=True):
-            if k:
-                assert margin == (z - max(outside) if outside else float("inf"))
-            else:
-                assert margin == (min(inside) - z if inside else float("inf"))
-
-
-def test_a_set_of_one_is_one_label():
-    logits = torch.randn(6, 4)
-    labels = torch.arange(6) % 4
-    members = torch.nn.functional.one_hot(labels, 4).bool()
-    own = set_margin(logits, members).gather(1, labels[:, None])[:, 0]
-    torch.testing.assert_close(own, label_margin(logits, labels))
-
-
 def test_labels_by_themselves_are_the_margins_of_two_classes():
     logits, members = torch.randn(3, 4), torch.rand(3, 4) < 0.5
     against_zero = torch.stack([torch.zeros(3, 4), logits], -1)
     torch.testing.assert_close(multi_label_margin(logits, members), label_margin(against_zero, members.long()))
+
+
+def test_half_precision_loses_no_digits_and_does_not_overflow():
+    far = torch.tensor([[6e4, -6e4]], dtype=torch.float16)
+    near = torch.tensor([[20.0, -0.05]], dtype=torch.bfloat16)
+    zero, members = torch.tensor([0]), torch.tensor([[True, False]])
+    for logits in (far, near):
+        wide = logits.double()
+        for found, expected in (
+            (label_margin(logits, zero), label_margin(wide, zero)),
+            (every_label_margin(logits), every_label_margin(wide)),
+            (multi_label_margin(logits, members), multi_label_margin(wide, members)),
+        ):
+            assert found.dtype == torch.float32
+            torch.testing.assert_close(found.double(), expected, rtol=1e-7, atol=0)
 
 
 def test_of_very_many_classes_the_matrix_is_not_copied():
@@ -101,6 +92,6 @@ def test_what_has_no_margin_is_refused(logits, labels, said):
 def test_members_have_to_be_one_bool_for_each_logit():
     for members in (torch.zeros(2, 3), torch.zeros(3, dtype=torch.bool)):
         with pytest.raises(RequestError, match="one bool"):
-            set_margin(torch.zeros(2, 3), members)
+            multi_label_margin(torch.zeros(2, 3), members)
     with pytest.raises(RequestError, match="at least 2"):
         every_label_margin(torch.zeros(3, 1))

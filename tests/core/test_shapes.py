@@ -52,7 +52,6 @@ CALLS = {
         "label_margin": (Z, Y.long().argmax(-1)),
         "every_label_margin": (Z,),
         "multi_label_margin": (Z, Y),
-        "set_margin": (Z, Y),
     },
     matching: {
         "match": (PAIRS, torch.tensor([1, 2])),

@@ -147,9 +147,38 @@ def test_assignment_is_the_best_of_all_permutations_and_its_potentials_prove_it(
     assert float(found.potential_a.mean() + found.potential_b.mean()) == pytest.approx(best, abs=1e-10)
 
 
-def test_half_precision_of_costs_stays_finite():
+def test_large_costs_stay_finite():
     cost = torch.rand(1, 5, 5) * 1e6
     assert bool(sinkhorn(cost, epsilon=1.0, iterations=50).plan.isfinite().all())
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_single_and_returned_as_it_came(kind):
+    x, y = torch.randn(2, 12, 2, generator=torch.Generator().manual_seed(3))
+    costs = [torch.cdist(*pair).square().to(kind) for pair in ((x, y), (x, x), (y, y))]
+    ab, aa, _ = costs
+    for call in (
+        lambda *c: sinkhorn(c[0], epsilon=0.3),
+        lambda *c: self_sinkhorn(c[1], epsilon=0.3),
+        lambda *c: sinkhorn_divergence(*c, epsilon=0.3),
+        lambda *c: assignment(c[0]),
+    ):
+        found, wide = call(*costs), call(*(cost.float() for cost in costs))
+        assert found.value.dtype == kind
+        assert torch.equal(found.value, wide.value.to(kind))
+        one, other = (getattr(each, "ab", each) for each in (found, wide))
+        assert bool(one.converged.all())
+        assert one.iterations == other.iterations
+        for name in ("plan", "cost", "potential_a", "potential_b"):
+            assert torch.equal(getattr(one, name), getattr(other, name).to(kind))
+    assert float(sinkhorn_divergence(aa, aa, aa, epsilon=0.3).value) == pytest.approx(0, abs=1e-5)
+    assert torch.equal(relative_epsilon(ab, 0.05), relative_epsilon(ab.float(), 0.05))
+    plan, even = sinkhorn(ab, epsilon=0.3).plan, torch.full((12,), 1 / 12, dtype=kind)
+    assert torch.equal(round_plan(plan, even, even), round_plan(*(t.float() for t in (plan, even, even))).to(kind))
+    leaf = ab.clone().requires_grad_()
+    sinkhorn(leaf, epsilon=0.3).value.backward()
+    assert leaf.grad.dtype == kind
+    assert torch.allclose(leaf.grad.float(), sinkhorn(ab.float(), epsilon=0.3).plan, rtol=1e-2, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,8 @@ def test_epochs_are_skipped_ignored_labels_left_out_and_a_batch_of_one_counts():
         (torch.zeros(2, 3), torch.tensor([0, 1]), torch.tensor([0]), "one label and one id"),
         (torch.tensor([[0.0, 1.0], [0.0, float("nan")]]), torch.tensor([0, 0]), torch.tensor([2, 3]), "example 3"),
         (torch.tensor([[0.0, float("inf")]]), torch.tensor([0]), torch.tensor([1]), "example 1"),
+        (torch.tensor([[0.0, 1.0], [3e38, -3e38]]), torch.tensor([0, 0]), torch.tensor([2, 3]), "margin of example 3"),
+        (torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.bool), torch.tensor([0, 1]), "num_labels=3"),
     ],
 )
 def test_bad_batches_are_named_and_record_nothing(logits, labels, ids, said):
@@ -95,6 +97,66 @@ def test_bad_batches_are_named_and_record_nothing(logits, labels, ids, said):
     with pytest.raises(ValueError, match=said):
         aum.update(logits, labels, ids)
     assert aum.records.count.sum() == 0
+
+
+def test_margins_of_half_precision_are_finite_and_keep_their_digits():
+    aum, zero, one = AreaUnderMargin(2), torch.tensor([0]), torch.tensor([1])
+    aum.update(torch.tensor([[6e4, -6e4]], dtype=torch.float16), zero, zero)
+    aum.update(torch.tensor([[20.0, -0.05]], dtype=torch.bfloat16), zero, one)
+    assert aum.compute().tolist() == pytest.approx([120_000, 20.05], rel=1e-5)
+
+
+def test_labels_by_themselves_are_two_classes_each_and_any_set_has_a_margin():
+    rng = torch.Generator().manual_seed(0)
+    aum, single = AreaUnderMargin(3, num_labels=4), [AreaUnderMargin(3) for _ in range(4)]
+    for _ in range(5):
+        z, ids = torch.randn(3, 4, generator=rng), torch.randperm(3, generator=rng)
+        members = torch.rand(3, 4, generator=rng) < 0.5
+        members[0], members[1] = False, True  # nothing, and everything, is said to be there
+        aum.update(z, members, ids)
+        for k, one in enumerate(single):
+            one.update(torch.stack([torch.zeros(3), z[:, k]], 1), members[:, k].long(), ids)
+    found = aum.compute()
+    assert found.shape == (3, 4)
+    torch.testing.assert_close(found, torch.stack([one.compute() for one in single], 1))
+    assert found.isfinite().all()
+    again = AreaUnderMargin(3, num_labels=4)
+    again.load_state_dict(aum.state_dict())
+    torch.testing.assert_close(again.compute(), found)
+    before = aum.records.sum.clone()
+    for z, said, ids in (
+        (torch.zeros(1, 4), torch.tensor([0]), torch.tensor([0])),
+        (torch.zeros(1, 3), torch.zeros(1, 3, dtype=torch.bool), torch.tensor([0])),
+        (torch.zeros(1, 4), torch.zeros(1, 4), torch.tensor([0])),
+    ):
+        with pytest.raises(RequestError, match=r"bool members .* 4"):
+            aum.update(z, said, ids)
+    assert torch.equal(aum.records.sum, before)
+    with pytest.raises(RequestError, match="num_labels = 0"):
+        AreaUnderMargin(3, num_labels=0)
+
+
+def test_planted_wrong_memberships_come_first():
+    """Six labels, each there in a third of the examples, mixed into twelve features; 3 % are turned around."""
+    rng = torch.Generator().manual_seed(0)
+    truth = torch.rand(400, 6, generator=rng) < 1 / 3
+    x = truth.float() @ torch.randn(6, 12, generator=rng) + 0.2 * torch.randn(400, 12, generator=rng)
+    wrong = torch.rand(400, 6, generator=rng) < 0.03
+    members = truth ^ wrong
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(12, 32), torch.nn.ReLU(), torch.nn.Linear(32, 6))
+    optimizer, aum = torch.optim.SGD(net.parameters(), lr=0.3, momentum=0.9), AreaUnderMargin(400, num_labels=6)
+    for _ in range(12):
+        for ids in torch.randperm(400).split(20):
+            logits = net(x[ids])
+            aum.update(logits, members[ids], ids)
+            optimizer.zero_grad()
+            torch.nn.functional.binary_cross_entropy_with_logits(logits, members[ids].float()).backward()
+            optimizer.step()
+    first = aum.compute().flatten().argsort()[: int(wrong.sum())]
+    assert wrong.flatten()[first].double().mean() > 0.9
+    for said in (True, False):  # those that are too much, and those that are missing
+        assert wrong.flatten()[first][members.flatten()[first] == said].double().mean() > 0.8
 
 
 def test_threshold_sets_are_disjoint_of_the_stated_size_and_the_same_again():

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -342,35 +341,10 @@ def test_bad_data_are_told(a, config, said):
         dataset_distance(*a, X, Y, config)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"reg": 0.0},
-        {"reg": -1.0},
-        {"label_reg": 0.0},
-        {"p": 0.5, "label_distance": "exact"},
-        {"feature_weight": -1.0},
-        {"feature_weight": 0.0, "label_weight": 0.0},
-        {"max_samples": 0},
-    ],
-)
-def test_bad_settings_are_told(settings):
-    with pytest.raises(RequestError, match="needed"):
-        DistanceConfig(**settings)
-
-
 def test_bad_weights_are_told():
     for weight in ([1.0], np.full(6, -1.0), np.zeros(6), [np.nan] * 6):
         with pytest.raises(RequestError, match="weights"):
             dataset_distance(X, Y, X, Y, weight_b=weight)
-
-
-def test_features_of_different_scales_are_warned_of():
-    with pytest.warns(UserWarning, match="standardise"):
-        dataset_distance(X * [1, 1, 1e5], Y, X, Y)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        dataset_distance(X * [1, 1, 0], Y, X * [1, 1, 0], Y)  # a constant feature has no scale
 
 
 def test_to_power_of_2_is_the_square_itself():

@@ -72,6 +72,15 @@ def test_the_record_tells_learned_from_memorised():
     assert monitor.distance() == math.inf
 
 
+def test_a_record_that_begins_after_training_began_says_so():
+    model, labels = nn.Linear(2, 2), torch.tensor([0, 1])
+    with pytest.warns(UserWarning, match=r"step 50 .*before training"):
+        MemorisationMonitor(model, labels).record(50, labels)
+    monitor = MemorisationMonitor(model, labels)
+    monitor.record(0, labels)
+    monitor.record(50, labels)  # it has seen the beginning: nothing is learned, and that is so
+
+
 def test_the_best_check_is_restored_bit_for_bit():
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
     stopping, states = NoiseRobustStopping(patience=3), []
@@ -109,6 +118,30 @@ def test_the_gram_matrix_is_jacobian_times_jacobian():
     torch.testing.assert_close(J, by_hand)
     flat = J.flatten(1)
     torch.testing.assert_close(theory.gram(x, network.W.detach()), flat @ flat.T)
+
+
+def test_the_gram_matrix_of_any_network_is_that_of_all_its_derivatives():
+    x, network = unit(7, 4), theory.FixedOutputNetwork(4, width=10).double()
+    torch.testing.assert_close(theory.output_jacobian_gram(network, x), theory.gram(x, network.W.detach()))
+    deep = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+    deep[0].bias.requires_grad_(False)
+    found, rows = theory.output_jacobian_gram(deep, x), []
+    for example in x:
+        for output in deep(example[None])[0]:
+            slopes = torch.autograd.grad(output, [p for p in deep.parameters() if p.requires_grad], retain_graph=True)
+            rows.append(torch.cat([slope.flatten() for slope in slopes]))
+    every = torch.stack(rows) @ torch.stack(rows).T
+    torch.testing.assert_close(found, torch.stack([every[c::3, c::3] for c in range(3)]).sum(0))
+    assert not found.requires_grad
+
+
+def test_the_limit_of_the_rate_is_that_of_the_whole_spectrum():
+    matrices = [theory.gram(unit(30, 5), torch.randn(40, 5, dtype=torch.float64)), torch.diag(torch.arange(9.0))]
+    matrices.append(torch.diag(torch.tensor([2.0, 2.0, 1.0])))  # the largest one twice
+    for matrix in matrices:
+        limit = 2 / torch.linalg.eigvalsh(matrix)[-1].item()
+        assert theory.rate_limit(matrix) == pytest.approx(limit, rel=1e-4)
+    assert theory.rate_limit(torch.zeros(3, 3)) == math.inf
 
 
 def test_descent_on_a_frozen_jacobian_is_the_filter_and_diverges_beyond_the_limit():
@@ -152,6 +185,13 @@ def test_clusters_are_measured_and_two_equal_centres_have_no_condition():
     assert found.separation == pytest.approx(0.9)
     assert (found.clusters, found.classes) == (4, 3)
     assert 1 < found.condition < math.inf
+    far = theory.clusterability(10 * x, values, cluster)
+    assert far.radius < 1e-7  # only directions count: the theory's inputs have norm 1
+    assert far.condition == pytest.approx(found.condition)
+    turned = 0.3
+    pair = torch.tensor([[math.cos(a), math.sin(a)] for a in (turned, -turned, math.pi)], dtype=torch.float64)
+    wide = theory.clusterability(pair * 3, torch.tensor([0.0, 0.0, 1.0]), torch.tensor([0, 0, 1]))
+    assert wide.radius == pytest.approx(2 * math.sin(turned / 2))
     centres[1] = centres[0]
     twins = theory.clusterability(centres[cluster], values, cluster)
     assert twins.condition == math.inf
@@ -219,6 +259,15 @@ def test_refusals():
         (lambda: theory.neural_covariance(2 * x), "divide each by its norm"),
         (lambda: theory.clusterability(x, torch.arange(4.0), labels), "several class values"),
         (lambda: theory.clusterability(x, torch.zeros(4), labels), "one class"),
+        (lambda: theory.clusterability(0 * x, torch.zeros(4), labels), "example 0 is 0 everywhere"),
+        (
+            lambda: theory.clusterability(torch.tensor([[1.0], [-1.0]]), torch.zeros(2), labels[:2]),
+            "cluster 0 cancel.*no direction",
+        ),
+        (lambda: theory.gram(x, x, "tanh"), "'tanh'; needed is one of softplus, relu"),
+        (lambda: theory.neural_covariance(x, "tanh"), "'tanh'"),
+        (lambda: theory.output_jacobian_gram(model, torch.zeros(20_001, 1)), "does not fit"),
+        (lambda: theory.output_jacobian_gram(nn.ReLU(), x), "no parameters"),
         (lambda: theory.gram(torch.zeros(20_001, 1), torch.zeros(2, 1)), "does not fit"),
         (lambda: theory.least_distance(-1.0, 1.0, x), "0 or more"),
         (lambda: theory.learned_share(torch.eye(2), 0.5, -1), "steps"),

@@ -10,7 +10,7 @@ from torch.func import functional_call
 from weigher.errors import RequestError, WeigherError
 from weigher.examples.episodes import ClassPool, Episodes
 from weigher.examples.meta_augmentation import Permute, Shift, augment
-from weigher.examples.meta_learning import Bottleneck, Contextual, Maml, Metric, maml_adapt, meta_train
+from weigher.examples.meta_learning import Bottleneck, Contextual, Maml, Matching, Metric, maml_adapt, meta_train
 from weigher.train.loop import LoopConfig
 
 LR = 0.07
@@ -185,7 +185,15 @@ def contextual():
     return Contextual(perceptron(5, 6), perceptron(9, 2), F.cross_entropy, ways=2)
 
 
-@pytest.mark.parametrize("make", [contextual, lambda: Metric(perceptron(3, 4), F.cross_entropy, ways=2)])
+def metric():
+    return Metric(perceptron(3, 4), F.cross_entropy, ways=2)
+
+
+def matching():
+    return Matching(perceptron(3, 4), F.cross_entropy, ways=2)
+
+
+@pytest.mark.parametrize("make", [contextual, metric, matching])
 def test_the_order_of_the_support_set_does_not_matter_and_its_labels_do(make):
     learner, episodes = make(), tasks()
     x, y, queries = episodes.support_x, episodes.support_y, episodes.query_x
@@ -195,8 +203,23 @@ def test_the_order_of_the_support_set_does_not_matter_and_its_labels_do(make):
     # one task does not see another
     torch.testing.assert_close(learner.predict(x[:1], y[:1], queries[:1]), learner.predict(x, y, queries)[:1])
     torch.testing.assert_close(learner.unaided(x, y, queries)[0], learner.predict(x[1:2], y[1:2], queries[:1])[0])
+    # and the other support tells no rule that both tasks share: its classes are numbered anew
+    torch.testing.assert_close(learner.unaided(x, y, queries)[1], learner.predict(x[2:3], 1 - y[2:3], queries[1:2])[0])
     with pytest.raises(RequestError, match="2 or more"):
         learner.unaided(x[:1], y[:1], queries[:1])
+
+
+def test_a_rule_that_all_tasks_share_is_not_known_without_support_unless_it_is_learned_by_heart():
+    y = torch.arange(6).repeat(8, 1) % 2
+    x = (2.0 * y - 1)[..., None] + 0.1 * torch.randn(8, 6, 1)
+    reader = Metric(nn.Identity(), F.cross_entropy, ways=2)
+    assert torch.equal(reader.predict(x, y, x).argmax(-1), y)
+    assert (reader.unaided(x, y, x).argmax(-1) == y).double().mean() == 0.5
+    deaf = Contextual(nn.Linear(3, 1), nn.Linear(2, 2), F.cross_entropy, ways=2)
+    with torch.no_grad():
+        deaf.decoder.weight.copy_(torch.tensor([[-1.0, 0.0], [1.0, 0.0]]))
+        deaf.decoder.bias.zero_()
+    assert torch.equal(deaf.unaided(x, y, x).argmax(-1), y)
 
 
 def test_the_context_is_the_mean_over_the_support():
@@ -215,7 +238,7 @@ def test_images_are_embedded_before_they_are_summed_up():
     assert found.shape == (3, 6, 2)
 
 
-@pytest.mark.parametrize("make", [contextual, lambda: Metric(perceptron(3, 4), F.cross_entropy, ways=2)])
+@pytest.mark.parametrize("make", [contextual, metric, matching])
 def test_labels_that_are_not_numbered_by_task_are_refused(make):
     x = torch.randn(1, 2, 3, dtype=torch.float64)
     for y in (torch.tensor([[3, 7]]), torch.tensor([[-1, 0]]), torch.tensor([[0.0, 1.0]])):
@@ -230,12 +253,33 @@ def test_prototypes_are_means_and_the_nearest_wins():
     assert found.tolist() == [[[-4.0, -81.0]]]
 
 
-def test_a_permutation_changes_nothing_for_a_metric_learner_and_training_says_so():
-    learner, episodes = Metric(perceptron(3, 4), F.cross_entropy, ways=2), tasks()
+def test_support_examples_speak_for_their_class_by_their_cosine():
+    learner, x = Matching(nn.Identity(), F.cross_entropy, ways=3), torch.randn(1, 5, 4, dtype=torch.float64)
+    y, query = torch.tensor([[0, 2, 1, 0, 2]]), torch.randn(1, 1, 4, dtype=torch.float64)
+    loud = F.cosine_similarity(x[0], query[0], dim=-1).exp()
+    expected = torch.stack([loud[y[0] == c].sum() / loud.sum() for c in range(3)]).log()
+    torch.testing.assert_close(learner.predict(x, y, query)[0, 0], expected)
+
+
+@pytest.mark.parametrize("make", [Metric, Matching])
+def test_a_class_that_the_support_does_not_show_is_never_the_answer(make):
+    embed = nn.Linear(2, 2)
+    learner = make(embed, F.cross_entropy, ways=3)
+    x, queries = torch.randn(2, 4, 2) + 5, torch.zeros(2, 3, 2)
+    found = learner.predict(x, torch.tensor([[0, 2, 0, 2]] * 2), queries)
+    assert (found[..., 1] == -torch.inf).all()
+    assert found[..., [0, 2]].isfinite().all()
+    F.cross_entropy(found.flatten(0, 1), torch.zeros(6, dtype=torch.int64)).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in embed.parameters())
+
+
+@pytest.mark.parametrize("make", [metric, matching])
+def test_a_permutation_changes_nothing_for_a_metric_learner_and_training_says_so(make):
+    learner, episodes = make(), tasks()
     changed, key = augment(episodes, Permute(2), np.random.default_rng(0))
     assert not torch.equal(key, torch.arange(2).expand(4, 2))
     torch.testing.assert_close(learner(changed), learner(episodes), rtol=0, atol=1e-6)
-    with pytest.warns(UserWarning, match="Metric answers the same"):
+    with pytest.warns(UserWarning, match="answers the same"):
         meta_train(learner, lambda _: episodes, LoopConfig(steps=1, warmup_steps=1), augmentation=Permute(2))
 
 

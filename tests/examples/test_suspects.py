@@ -115,6 +115,7 @@ def test_columns_are_scaled_by_themselves_and_images_together():
         (lambda: SuspectConfig(epochs=0), "epochs = 0"),
         (lambda: SuspectConfig(learning_rate=-1.0), "learning_rate = -1"),
         (lambda: SuspectConfig(augment="turn"), "augment = 'turn'"),
+        (lambda: SuspectConfig(combine="most"), "combine = 'most'"),
         (
             lambda: find_suspects(*clouds()[:2], 3, SuspectConfig(epochs=3, learning_rate=1e12, device="cpu")),
             "training diverged in epoch",

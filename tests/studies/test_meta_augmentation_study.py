@@ -60,9 +60,35 @@ def test_held_out_characters_are_of_alphabets_that_training_never_saw(data, tmp_
 
 
 def test_digits_are_split_by_digit():
-    train, test = meta_tasks.digit_pools(0)
+    train, test = meta_tasks.digit_pools()
     assert (len(train), len(test)) == (12, 8)
     assert len(train.x) + len(test.x) == 2 * 1797
+
+
+def test_a_fixed_task_of_digits_is_a_digit_and_its_own_turned_copy():
+    from sklearn.datasets import load_digits
+
+    x, digit = load_digits(return_X_y=True)
+    known = {image.tobytes(): int(d) for image, d in zip((x / 16).astype(np.float32), digit, strict=True)}
+    train, _ = meta_tasks.digit_pools()
+    drawn = train.draw(tasks=30, ways=2, queries=3, grouping="fixed", generator=np.random.default_rng(0))
+    digits = set()
+    for images, label in zip(drawn.query_x[:, :, 0], drawn.query_y, strict=True):
+        turned = images.rot90(-1, (1, 2))
+        upright = torch.where(label[:, None, None] == 1, turned, images)
+        of_task = {known[image.numpy().tobytes()] for image in upright}
+        assert len(of_task) == 1
+        digits |= of_task
+    assert digits == set(range(6))
+
+
+def test_maml_learns_fixed_tasks_of_digits_by_heart(data, tmp_path, monkeypatch):
+    monkeypatch.setitem(words.SIZES, "small", words.Size(steps=40, toy_steps=2, tested=40, channels=2))
+    jobs = meta_figures.jobs_of(
+        Context(data=data, seeds=(0,), budget="small", out=tmp_path, progress=lambda stage, done, total: None)
+    )
+    (found,) = jobs[f"{words.DIGITS}, {words.MAML}, {words.FIXED}"](0).values()
+    assert found[f"{words.DIGITS}: {words.MEMORISED}"] > 60
 
 
 def test_moved_images_keep_their_labels_and_lose_at_most_an_edge():

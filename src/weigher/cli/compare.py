@@ -102,7 +102,8 @@ def run(options: Options) -> int:
         if not config.label_weight:
             console.message("people were not compared: that needs a cast list on both sides")
         if all(files):
-            for said in {unequal_scales(labelled_set(corpus.points, corpus.labels)) for corpus in corpora} - {""}:
+            said = unequal_scales(*(labelled_set(corpus.points, corpus.labels) for corpus in corpora))
+            if said:
                 console.message(said)
         for corpus in corpora:
             for file, reason in corpus.failed:

@@ -13,7 +13,8 @@ Each update goes further than that by a factor w: w = 2 / (1 + sqrt(1 - r)) is t
 the error by r, which is measured on the way. It saves four iterations of five where epsilon is small.
 
 Gradients are those of the optimum (the plan is a constant): d value / dC = P, d value / da = f, d value / db = g, with
-epsilon held fixed. They cost no memory for the iterations.
+epsilon held fixed. They cost no memory for the iterations. Costs in half precision are computed with in float32; all
+but epsilon and the marginal error is returned as they came.
 
 Sources: Cuturi 2013, arXiv 1306.0895; in the log domain with a falling epsilon: Schmitzer 2019, arXiv 1610.06519;
 over-relaxed: Thibault et al. 2017, arXiv 1711.01851; debiased: Feydy et al. 2019, arXiv 1810.08278; rounding:
@@ -22,13 +23,13 @@ Altschuler, Weed, Rigollet 2017, arXiv 1705.09634.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from weigher.core.weights import normalise, safe_ratio
+from weigher.core.weights import normalise, safe_ratio, widen
 from weigher.errors import RequestError
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def relative_epsilon(
     """
     if not reg > 0:
         raise RequestError(f"reg is {reg}; needed is a number above 0, such as 0.05 (of the mean cost)")
+    cost = widen(cost)
     a, b = _weights(cost, weight_a, weight_b)
     mean = torch.einsum("...n,...nm,...m->...", a, cost.abs(), b).detach()
     return torch.where(mean > 0, reg * mean, 1)
@@ -118,6 +120,7 @@ def sinkhorn(
     >>> found.plan.round(decimals=3).tolist(), bool(found.converged)
     ([[0.5, 0.0], [0.0, 0.5]], True)
     """
+    came, cost = cost.dtype, widen(cost)
     a, b = _weights(cost, weight_a, weight_b)
     eps = _checked(cost, epsilon, tolerance, iterations)
     with torch.no_grad():
@@ -141,7 +144,7 @@ def sinkhorn(
                     break
                 relax, before = _relaxed(relax, off / before.clamp(min=1e-30)), off
             g = g + relax * (best_g - g)
-    return _transport(cost, a, b, f, eps, tolerance=tolerance, done=done)
+    return _as(came, _transport(cost, a, b, f, eps, tolerance=tolerance, done=done))
 
 
 def self_sinkhorn(
@@ -162,6 +165,7 @@ def self_sinkhorn(
     >>> found.plan.round(decimals=3).tolist(), bool(found.converged)
     ([[0.5, 0.0], [0.0, 0.5]], True)
     """
+    came, cost = cost.dtype, widen(cost)
     a, _ = _weights(cost, weight, weight)
     eps = _checked(cost, epsilon, tolerance, iterations)
     with torch.no_grad():
@@ -174,7 +178,7 @@ def self_sinkhorn(
                 if bool((off <= tolerance).all()):
                     break
             f = (f + best) / 2
-    return _transport(cost, a, a, f, eps, tolerance=tolerance, done=done)
+    return _as(came, _transport(cost, a, a, f, eps, tolerance=tolerance, done=done))
 
 
 def sinkhorn_divergence(
@@ -199,10 +203,12 @@ def sinkhorn_divergence(
     True
     """
     limits = {"epsilon": epsilon, "tolerance": tolerance, "iterations": iterations}
-    aa, bb = self_sinkhorn(cost_aa, weight_a, **limits), self_sinkhorn(cost_bb, weight_b, **limits)
+    came = cost_ab.dtype
+    aa, bb = (self_sinkhorn(widen(c), w, **limits) for c, w in ((cost_aa, weight_a), (cost_bb, weight_b)))
     # where both sets are equal, this start is the end
-    ab = sinkhorn(cost_ab, weight_a, weight_b, start=bb.potential_b, **limits)
-    return Debiased(ab.value - (aa.value + bb.value) / 2, ab, aa, bb)
+    ab = sinkhorn(widen(cost_ab), weight_a, weight_b, start=bb.potential_b, **limits)
+    value = ab.value - (aa.value + bb.value) / 2  # before it is rounded: a small difference of large numbers
+    return Debiased(value.to(came), *(_as(came, found) for found in (ab, aa, bb)))
 
 
 def round_plan(
@@ -217,11 +223,13 @@ def round_plan(
     >>> plan.sum(0).tolist(), plan.sum(1).tolist()
     ([0.5, 0.5], [0.5, 0.5])
     """
+    came = plan.dtype
+    plan, weight_a, weight_b = widen(plan), widen(weight_a), widen(weight_b)
     plan = plan * safe_ratio(weight_a, plan.sum(-1)).clamp(max=1)[..., :, None]
     plan = plan * safe_ratio(weight_b, plan.sum(-2)).clamp(max=1)[..., None, :]
     left = (weight_a - plan.sum(-1)).clamp(min=0)
     right = (weight_b - plan.sum(-2)).clamp(min=0)
-    return plan + safe_ratio(left[..., :, None] * right[..., None, :], left.sum(-1)[..., None, None])
+    return (plan + safe_ratio(left[..., :, None] * right[..., None, :], left.sum(-1)[..., None, None])).to(came)
 
 
 def assignment(cost: Float[Tensor, "n n"]) -> Transport:
@@ -238,6 +246,7 @@ def assignment(cost: Float[Tensor, "n n"]) -> Transport:
     n = cost.shape[0]
     if cost.dim() != 2 or cost.shape[1] != n or n == 0 or not bool(cost.isfinite().all()):
         raise RequestError(f"an assignment needs a square cost of finite numbers; given is one of {list(cost.shape)}")
+    came, cost = cost.dtype, widen(cost)
     table = cost.detach()
     rows, columns = (torch.from_numpy(found).to(cost.device) for found in linear_sum_assignment(table.cpu().numpy()))
     plan = torch.zeros_like(table)
@@ -255,7 +264,14 @@ def assignment(cost: Float[Tensor, "n n"]) -> Transport:
     g = torch.empty_like(f)
     g[columns] = paid - f
     nothing = torch.zeros_like(mean.detach())
-    return Transport(plan, mean, mean, f, g, nothing, nothing, 0, torch.ones_like(nothing, dtype=torch.bool))
+    found = Transport(plan, mean, mean, f, g, nothing, nothing, 0, torch.ones_like(nothing, dtype=torch.bool))
+    return _as(came, found)
+
+
+def _as(dtype: torch.dtype, found: Transport) -> Transport:
+    """Return a transport in this precision; its marginal error is that of what was computed."""
+    names = ("plan", "cost", "value", "potential_a", "potential_b")
+    return replace(found, **{name: getattr(found, name).to(dtype) for name in names})
 
 
 def _relaxed(relax: Tensor, shrunk: Tensor) -> Tensor:

@@ -10,9 +10,14 @@ random set of examples, floor(N / (C + 1)) of them, the extra class; sets are di
 example has at least one AUM under its own label. Stop recording before the learning rate drops: from then on wrong
 labels are learned by heart. Examples of a held-out set that slipped in cannot be told from others.
 
+Where an example may have several labels, each membership has a margin of its own, z_k where k is said to be there and
+-z_k where not: that of two classes, "there" and "not there". Their means rank all memberships; there is no cut-off,
+for any set of labels is a possible one, and none is surely wrong.
+
 Symbols: z logits [b, c], y labels int [b], ids int [b], N examples, C classes, R passes. Source: Pleiss, Zhang,
 Elenberg, Weinberger 2020 (arXiv 2001.10528). Its code takes sets of floor(N / C), skips the first epoch and rounds
-logits to half precision; here sets are the paper's, skipping is a setting, and nothing is rounded.
+logits to half precision; here sets are the paper's, skipping is a setting, and nothing is rounded. Several labels are
+this project's.
 """
 
 from __future__ import annotations
@@ -26,7 +31,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import nn
 
-from weigher.core.margins import label_margin
+from weigher.core.margins import label_margin, multi_label_margin
 from weigher.core.records import Records
 from weigher.errors import RequestError
 
@@ -46,27 +51,36 @@ class AreaUnderMargin(nn.Module):
 
     It is a module so that what was recorded is saved and resumed with the rest (`state_dict`). With several workers
     each records what it sees; `compute` puts them together. An example seen twice is counted twice, even in one batch.
+    With `num_labels` an example has any set of so many labels, and each (example, label) a mean of its own.
 
     >>> aum = AreaUnderMargin(3)
     >>> aum.update(torch.tensor([[1.0, 2.0, 3.0], [6.0, 5.0, 4.0]]), torch.tensor([1, 0]), torch.tensor([2, 0]))
     >>> aum.update(torch.tensor([[7.0, 8.0, 9.0]]), torch.tensor([2]), torch.tensor([2]))
     >>> aum.records.mean().tolist()
     [1.0, nan, 0.0]
+    >>> several = AreaUnderMargin(1, num_labels=2)
+    >>> several.update(torch.tensor([[2.0, 3.0]]), torch.tensor([[True, False]]), torch.tensor([0]))
+    >>> several.compute().tolist()
+    [[2.0, -3.0]]
     """
 
-    def __init__(self, num_samples: int, *, skip_epochs: int = 0, ignore_index: int = -100) -> None:
+    def __init__(
+        self, num_samples: int, *, num_labels: int | None = None, skip_epochs: int = 0, ignore_index: int = -100
+    ) -> None:
         """Take N examples, numbered 0 to N - 1; the first `skip_epochs` epochs are not recorded."""
         super().__init__()
         if skip_epochs < 0:
             raise RequestError(f"skip_epochs = {skip_epochs}; needed is 0 or more")
-        self.skip_epochs, self.ignore_index = skip_epochs, ignore_index
-        self.records = Records(num_samples)
+        if num_labels is not None and num_labels < 1:
+            raise RequestError(f"num_labels = {num_labels}; needed is 1 or more, or None for one label an example")
+        self.num_labels, self.skip_epochs, self.ignore_index = num_labels, skip_epochs, ignore_index
+        self.records = Records(num_samples) if num_labels is None else Records(num_samples, num_labels)
 
     @torch.no_grad()
     def update(
         self,
         logits: Float[Tensor, "b c"],
-        labels: Int[Tensor, " b"],
+        labels: Int[Tensor, " b"] | Bool[Tensor, "b c"],
         ids: Int[Tensor, " b"],
         *,
         epoch: int | None = None,
@@ -74,40 +88,55 @@ class AreaUnderMargin(nn.Module):
         """Record one batch: logits of the training step, the label each example is said to have, and its number.
 
         Give logits or log-softmax, not probabilities; with mixed or smoothed targets, the label of the example itself.
-        Examples labelled `ignore_index` are left out. `epoch`, counted from 0, is needed to skip epochs. Raises
-        RequestError (a ValueError), and records nothing, for logits that are not [b, c] with 2 classes or more or not
-        finite, for labels and ids that do not fit, and for ids out of range.
+        Examples labelled `ignore_index` are left out. With `num_labels`, give the logits of sigmoids and for each
+        whether its label is said to be there. `epoch`, counted from 0, is needed to skip epochs. Raises RequestError (a
+        ValueError), and records nothing, for logits that are not [b, c] with 2 classes or more, for logits or margins
+        that are not finite, for labels and ids that do not fit, and for ids out of range.
         """
         if logits.dim() != 2:
             raise RequestError(f"logits have the shape {list(logits.shape)}; needed is [batch, classes]")
-        if labels.shape != ids.shape or labels.shape != logits.shape[:1]:
-            raise RequestError(
-                f"{len(logits)} rows of logits, labels of shape {list(labels.shape)}, ids of shape {list(ids.shape)}; "
-                "needed is one label and one id for each row"
-            )
+        self._check_fit(logits, labels, ids)
         if self.skip_epochs and epoch is None:
             raise RequestError(f"skip_epochs = {self.skip_epochs} needs to know the epoch; give epoch=0, 1, ...")
         if epoch is not None and epoch < self.skip_epochs:
             return
         labels, ids = labels.to(logits.device), ids.to(logits.device)
-        heeded = labels != self.ignore_index
-        logits, labels, ids = logits[heeded], labels[heeded], ids[heeded]
-        finite = torch.isfinite(logits).all(1)
-        if not finite.all():
-            raise RequestError(
-                f"the logits of example {ids[~finite][0].item()} are not finite, and one NaN would spoil its mean for "
-                "ever; nothing of this batch was recorded"
-            )
-        c = logits.shape[1]
-        if len(labels) and not labels.is_floating_point() and int(labels.max()) == c:
-            raise RequestError(
-                f"label {c} and a head of {c} outputs: the extra class of a threshold pass needs one output more, "
-                f"{c + 1} in all"
-            )
-        self.records.add(ids, label_margin(logits, labels))
+        if self.num_labels is None:
+            heeded = labels != self.ignore_index
+            logits, labels, ids = logits[heeded], labels[heeded], ids[heeded]
+        _check_finite("logits", logits, ids)
+        if self.num_labels is None:
+            c = logits.shape[1]
+            if len(labels) and not labels.is_floating_point() and int(labels.max()) == c:
+                raise RequestError(
+                    f"label {c} and a head of {c} outputs: the extra class of a threshold pass needs one output more, "
+                    f"{c + 1} in all"
+                )
+            margins = label_margin(logits, labels)
+        else:
+            margins = multi_label_margin(logits, labels)
+        _check_finite("margin", margins[:, None], ids)
+        self.records.add(ids, margins)
 
-    def compute(self) -> Float[Tensor, " n"]:
-        """Return the AUM of every example, float64, of all workers together; NaN (and a warning) where never seen.
+    def _check_fit(self, logits: Tensor, labels: Tensor, ids: Tensor) -> None:
+        """Check that there is a label, or a set of them, and an id for each row of logits."""
+        told = f"labels are {labels.dtype} of shape {list(labels.shape)} for logits of shape {list(logits.shape)}"
+        if self.num_labels is not None:
+            if labels.dtype != torch.bool or not labels.shape == logits.shape == (len(ids), self.num_labels):
+                raise RequestError(
+                    f"{told} and {len(ids)} ids; needed are bool members and logits, {len(ids)} x {self.num_labels}"
+                )
+        elif labels.dtype == torch.bool and labels.dim() == 2:
+            raise RequestError(f"{told}; for sets of labels make it with num_labels={logits.shape[1]}")
+        elif labels.shape != ids.shape or labels.shape != logits.shape[:1]:
+            raise RequestError(
+                f"{told}, ids of shape {list(ids.shape)}; needed is one label and one id for each row of logits"
+            )
+
+    def compute(self) -> Float[Tensor, " n *c"]:
+        """Return the AUM of every example [N], or membership [N, num_labels], float64, of all workers together.
+
+        NaN (and a warning) where an example was never seen.
 
         Raises RequestError before anything was recorded.
         """
@@ -118,6 +147,16 @@ class AreaUnderMargin(nn.Module):
         if unseen:
             warnings.warn(f"{unseen} of {len(records.count)} examples were never seen; their AUM is NaN", stacklevel=2)
         return records.mean()
+
+
+def _check_finite(name: str, values: Tensor, ids: Tensor) -> None:
+    """Check values [b, ...] of these examples."""
+    finite = torch.isfinite(values).flatten(1).all(1)
+    if not finite.all():
+        raise RequestError(
+            f"not finite: the {name} of example {ids[~finite][0].item()}; one such value would spoil its mean for "
+            "ever, so nothing of this batch was recorded"
+        )
 
 
 class ThresholdClass:

@@ -36,6 +36,7 @@ from weigher.examples.label_distances import (
     DistanceConfig,
     Prepared,
     all_converged,
+    check_memory,
     label_distance_matrix,
     prepare,
     squared_distances,
@@ -49,8 +50,6 @@ from weigher.examples.labelled_sets import (
     stratified,
     unequal_scales,
 )
-
-_COPIES = 4  # of the cost matrix that a solver holds
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +125,7 @@ def dataset_distance(
     removed, 2 = there twice). `embed` is applied to the features of both. Exact transport between sets of different
     sizes, or weighted ones, needs the package POT (the extra "examples"). Time: see `benchmarks/dataset_distance.py`.
     Raises: RequestError for data, labels or weights that cannot be used, and for more memory than `most_bytes`. Warns
-    where entropic transport did not converge, and where features differ in scale by more than 1000.
+    where entropic transport did not converge, and where features, or the two sets, differ in scale by more than 1000.
 
     >>> found = dataset_distance([[0.0], [1.0]], [0, 1], [[10.0], [11.0]], ["a", "b"])
     >>> round(found.value.item(), 3), found.class_plan().tolist()
@@ -148,7 +147,7 @@ def distance_between(
     check_same_width([a.data, b.data])
     size, generator = config.max_samples, np.random.default_rng(seed)
     x, y = ((one.data if size is None else stratified(one.data, size, generator)) for one in (a, b))
-    _check_memory(len(x), len(y), config)
+    check_memory(len(x), len(y), config, what=f"against {len(y)}", advice="set max_samples to 2000 or so")
     W = label_distance_matrix(a, b, config) if label_distances is None else label_distances
     if config.reg is None:
         found = exact_transport(_parts(x, y, W, config).sum(0).detach(), x.weight, y.weight)
@@ -272,7 +271,8 @@ def sampled_dataset_distance(
 
 
 def _warn_of_scales(sets: Sequence[LabelledSet]) -> None:
-    for said in dict.fromkeys(filter(None, map(unequal_scales, sets))):
+    said = unequal_scales(*sets)
+    if said:
         warnings.warn(said, stacklevel=3)
 
 
@@ -332,12 +332,3 @@ def _centred(potential: Tensor, weight: Tensor) -> Tensor:
     others = (potential * weight).sum() - potential * weight
     rest = 1 - weight
     return torch.where(rest > 0, potential - others / torch.where(rest > 0, rest, 1), 0)
-
-
-def _check_memory(n: int, m: int, config: DistanceConfig) -> None:
-    needed = _COPIES * n * m * 8
-    if needed > config.most_bytes:
-        raise RequestError(
-            f"{n} examples against {m} need about {needed:,} bytes, and most_bytes is {config.most_bytes:,}; set "
-            "max_samples to 2000 or so, or raise most_bytes"
-        )

@@ -18,6 +18,7 @@ the paper proves that a good step exists.
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -118,7 +119,10 @@ class MemorisationMonitor:
         return moved / size if size else (math.inf if moved else 0.0)
 
     def record(self, step: int, predicted: Tensor) -> Moment:
-        """Record a step from the predicted labels `[n]` of the training examples, and return what is recorded."""
+        """Record a step from the predicted labels `[n]` of the training examples, and return what is recorded.
+
+        Warns where the first record comes after step 0 and nothing has moved: the monitor was made too late.
+        """
         if predicted.shape != self.labels.shape:
             raise RequestError(f"{list(predicted.shape)} predictions for labels of shape {list(self.labels.shape)}")
         true = wrong_given = wrong_true = None
@@ -128,8 +132,14 @@ class MemorisationMonitor:
             if bool(wrong.any()):
                 wrong_given = _share((predicted == self.labels)[wrong])
                 wrong_true = _share((predicted == self.true_labels)[wrong])
-        given = _share(predicted == self.labels)
-        self.moments.append(Moment(step, self.distance(), given, true, wrong_given, wrong_true))
+        given, distance = _share(predicted == self.labels), self.distance()
+        if not self.moments and step > 0 and distance == 0:
+            warnings.warn(
+                f"at step {step} the network stands where the monitor first saw it: make the monitor before training "
+                "begins, or distances are not from its start",
+                stacklevel=2,
+            )
+        self.moments.append(Moment(step, distance, given, true, wrong_given, wrong_true))
         return self.moments[-1]
 
 

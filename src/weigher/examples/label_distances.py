@@ -14,7 +14,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ from weigher.examples.exact_transport import exact_transport
 from weigher.examples.labelled_sets import LabelledSet
 
 LabelDistance = Literal["gaussian", "exact", "sinkhorn", "diagonal", "means", "upper"]
+_COPIES = 4  # of a cost matrix that a solver holds
 _CLOSED = {"gaussian": bures_squared, "diagonal": diagonal_squared, "means": means_squared, "upper": upper_squared}
 
 
@@ -65,6 +66,10 @@ class DistanceConfig:
     """Memory that the matrices of examples against examples may take."""
 
     def __post_init__(self) -> None:
+        if self.label_distance not in get_args(LabelDistance):
+            raise RequestError(
+                f"label_distance is {self.label_distance!r}; needed is one of {', '.join(get_args(LabelDistance))}"
+            )
         if not self.p >= 1 or (self.p != 2 and self.label_distance in ("gaussian", "diagonal", "upper")):
             raise RequestError(
                 f"p is {self.p} with label distance {self.label_distance!r}; needed is p >= 1, and 2 for closed forms "
@@ -80,6 +85,11 @@ class DistanceConfig:
                 raise RequestError(f"{name} is {reg}; needed is a share of the mean cost above 0, such as 0.05")
         if self.max_samples is not None and self.max_samples < 1:
             raise RequestError(f"max_samples is {self.max_samples}; needed is 1 or more, or None for all")
+        if self.ddof not in (0, 1):
+            raise RequestError(f"ddof is {self.ddof}; needed is 0 (covariances over n) or 1 (over n - 1)")
+        for name in ("tolerance", "iterations", "most_bytes"):
+            if not getattr(self, name) > 0:
+                raise RequestError(f"{name} is {getattr(self, name)}; needed is a number above 0")
 
 
 DEFAULTS = DistanceConfig()
@@ -103,12 +113,16 @@ def prepare(data: LabelledSet, config: DistanceConfig) -> Prepared:
 
 
 def label_distance_matrix(a: Prepared, b: Prepared, config: DistanceConfig) -> Tensor:
-    """Return W [ka, kb]: the p-th power of the distance between each class of A and each of B."""
+    """Return W [ka, kb]: the p-th power of the distance between each class of A and each of B.
+
+    Raises: RequestError where clouds of classes are too large to be compared within `most_bytes`.
+    """
     if config.label_weight == 0:
         return a.data.features.new_zeros(len(a.data.classes), len(b.data.classes))
     if a.laws is not None and b.laws is not None:
         squares = _CLOSED[config.label_distance](a.laws, b.laws)
         return to_power(squares, config.p)
+    _check_clouds(a.data, b.data, config)
     if config.label_distance == "sinkhorn":
         return _sinkhorn_clouds(a.data, b.data, config)
     clouds = [[_cloud(one.data, k) for k in range(len(one.data.classes))] for one in (a, b)]
@@ -135,6 +149,16 @@ def to_power(squares: Tensor, p: float) -> Tensor:
     return squares if p == 2 else torch.where(squares > 0, torch.where(squares > 0, squares, 1) ** (p / 2), 0)
 
 
+def check_memory(n: int, m: int, config: DistanceConfig, *, what: str, advice: str, at_once: int = 1) -> None:
+    """Raise RequestError where so many transports of n to m examples, all at once, need more than `most_bytes`."""
+    needed = _COPIES * at_once * n * m * 8
+    if needed > config.most_bytes:
+        raise RequestError(
+            f"{n} examples {what} need about {needed:,} bytes, and most_bytes is {config.most_bytes:,}; {advice}, or "
+            "raise most_bytes"
+        )
+
+
 def all_converged(found: Sequence[Transport], iterations: int) -> bool:
     """Say whether entropic transports converged; warns where one did not."""
     done = all(bool(one.converged.all()) for one in found)
@@ -146,6 +170,18 @@ def all_converged(found: Sequence[Transport], iterations: int) -> bool:
             stacklevel=5,
         )
     return done
+
+
+def _check_clouds(a: LabelledSet, b: LabelledSet, config: DistanceConfig) -> None:
+    """Check the memory for the largest classes; of "sinkhorn" all classes of B are filled up to the largest one."""
+    n, m = (int(torch.bincount(one.label).max()) for one in (a, b))
+    advice = "use label_distance 'gaussian', or fewer examples (max_samples leaves labels all of them)"
+    if config.label_distance == "sinkhorn":
+        k, widest = len(b.classes), max(n, m)  # each class is compared with itself, too
+        what = f"of a class against {widest}, for {k} classes at once,"
+        check_memory(widest, widest, config, what=what, advice=advice, at_once=k)
+    else:
+        check_memory(n, m, config, what=f"of a class against {m}", advice=advice)
 
 
 def _cloud(data: LabelledSet, place: int) -> tuple[Tensor, Tensor]:

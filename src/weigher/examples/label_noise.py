@@ -18,10 +18,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, jacrev, vmap
 from torch.nn.functional import softplus
 
 from weigher.errors import RequestError
@@ -60,15 +61,38 @@ class FixedOutputNetwork(nn.Module):
 def gram(x: Tensor, W: Tensor, activation: Activation = "softplus") -> Tensor:
     """Return JJ^T of one output `[n, n]` from x `[n, d]` and W `[k, d]`, without making J.
 
-    Raises RequestError above 20,000 examples.
+    Raises RequestError above 20,000 examples, and for an activation that is not known.
 
     >>> gram(torch.eye(2), torch.zeros(4, 2)).tolist()                       # phi'(0) = 1/2
     [[0.25, 0.0], [0.0, 0.25]]
     """
-    if len(x) > MOST:
-        raise RequestError(f"a Gram matrix of {len(x)} examples does not fit; give {MOST} of them or fewer")
+    _check_size(x)
     slopes = _slope(x @ W.T, activation)
     return (x @ x.T) * (slopes @ slopes.T) / len(W)
+
+
+def output_jacobian_gram(model: nn.Module, x: Tensor) -> Tensor:
+    """Return JJ^T `[n, n]` of any network on x `[n, ...]`, J by all its parameters that require a gradient.
+
+        K_ij = sum over outputs c of <df_c(x_i)/dtheta, df_c(x_j)/dtheta>
+
+    J is made: n times outputs times parameters numbers. Examples go through one by one, so put a network with dropout
+    or BatchNorm into evaluation mode. No gradient. Raises RequestError above 20,000 examples, and for a network without
+    such parameters.
+
+    >>> output_jacobian_gram(nn.Linear(2, 3, bias=False), torch.eye(2)).tolist()
+    [[3.0, 0.0], [0.0, 3.0]]
+    """
+    _check_size(x)
+    learned = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    if not learned:
+        raise RequestError("the network has no parameters that require a gradient, so no derivatives by them")
+
+    def outputs(parameters: dict[str, Tensor], one: Tensor) -> Tensor:
+        return functional_call(model, parameters, (one[None],)).flatten()
+
+    slopes = [slope.flatten(1) for slope in vmap(jacrev(outputs), (None, 0))(learned, x).values()]
+    return torch.stack([slope @ slope.T for slope in slopes]).sum(0).detach()
 
 
 def neural_covariance(
@@ -78,11 +102,12 @@ def neural_covariance(
 
         ReLU: Sigma_ab = c_a . c_b (pi - angle(c_a, c_b)) / (2 pi)
 
-    Raises RequestError for centres that are not of norm 1.
+    Raises RequestError for centres that are not of norm 1, and for an activation that is not known.
 
     >>> neural_covariance(torch.eye(2), "relu").tolist()
     [[0.5, 0.0], [0.0, 0.5]]
     """
+    _check_activation(activation)
     norms = centres.norm(dim=1)
     if not torch.allclose(norms, torch.ones_like(norms), atol=1e-4):
         raise RequestError(f"centres have norms from {norms.min():.3g} to {norms.max():.3g}; divide each by its norm")
@@ -112,13 +137,17 @@ class Clusters:
 def clusterability(x: Tensor, values: Tensor, cluster: Tensor, activation: Activation = "relu") -> Clusters:
     """Measure clusters from inputs `[n, d]`, class values `[n]` and cluster numbers `[n]` (0 ... K - 1).
 
-    Centres are means, scaled to norm 1. Raises RequestError where a cluster is empty or holds several values, or there
-    is a single class.
+    Inputs are scaled to norm 1, and so are centres, their means. Raises RequestError for an input of norm 0, where a
+    cluster is empty, holds several values or has the mean 0, and where there is a single class.
 
     >>> found = clusterability(torch.eye(2), torch.tensor([-1.0, 1.0]), torch.tensor([0, 1]))
     >>> found.radius, found.separation, found.condition
     (0.0, 2.0, 1.0)
     """
+    norms = x.norm(dim=1, keepdim=True)
+    if not bool((norms > 0).all()):
+        raise RequestError(f"example {int(norms.argmin())} is 0 everywhere and has no direction; leave it out")
+    x = x / norms
     count = int(cluster.max()) + 1
     centres = []
     for number in range(count):
@@ -126,6 +155,8 @@ def clusterability(x: Tensor, values: Tensor, cluster: Tensor, activation: Activ
         if not bool(members.any()) or values[members].unique().numel() > 1:
             raise RequestError(f"cluster {number} is empty or holds several class values; needed is one value in each")
         mean = x[members].mean(0)
+        if float(mean.norm()) < 1e-6:
+            raise RequestError(f"the directions of cluster {number} cancel out: its mean has no direction; divide it")
         centres.append(mean / mean.norm())
     found = values.unique()
     if len(found) < 2:
@@ -143,12 +174,22 @@ def clusterability(x: Tensor, values: Tensor, cluster: Tensor, activation: Activ
 
 
 def rate_limit(matrix: Tensor) -> float:
-    """Return 2 / lambda_max, below which gradient descent with this Gram matrix converges.
+    """Return 2 / lambda_max, below which gradient descent with this Gram matrix converges; infinite for zeros.
 
-    >>> rate_limit(torch.diag(torch.tensor([1.0, 4.0])))
+    By power iteration, n products at most (100 for small ones): it comes near the limit from above.
+
+    >>> round(rate_limit(torch.diag(torch.tensor([1.0, 4.0]))), 5)
     0.5
     """
-    return 2 / float(torch.linalg.eigvalsh(matrix)[-1])
+    generator = torch.Generator().manual_seed(0)
+    vector = torch.randn(len(matrix), generator=generator, dtype=torch.float64).to(matrix)
+    largest = 0.0
+    for _ in range(max(100, len(matrix))):
+        vector = matrix @ (vector / vector.norm())
+        before, largest = largest, float(vector.norm())
+        if largest - before <= 4 * torch.finfo(matrix.dtype).eps * largest:
+            break
+    return 2 / largest if largest else math.inf
 
 
 def learned_share(matrix: Tensor, rate: float, steps: int) -> Tensor:
@@ -202,5 +243,16 @@ def least_distance(gap: float, apart: float, W_0: Tensor) -> float:
     return (-slope + math.sqrt(slope**2 + 4 * curve * gap / apart)) / (2 * curve)
 
 
+def _check_size(x: Tensor) -> None:
+    if len(x) > MOST:
+        raise RequestError(f"a Gram matrix of {len(x)} examples does not fit; give {MOST} of them or fewer")
+
+
+def _check_activation(activation: Activation) -> None:
+    if activation not in get_args(Activation):
+        raise RequestError(f"activation = {activation!r}; needed is one of {', '.join(get_args(Activation))}")
+
+
 def _slope(z: Tensor, activation: Activation) -> Tensor:
+    _check_activation(activation)
     return z.sigmoid() if activation == "softplus" else (z > 0).to(z.dtype)

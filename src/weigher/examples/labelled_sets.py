@@ -13,7 +13,7 @@ from torch import Tensor
 
 from weigher.errors import RequestError
 
-_UNEQUAL = 1e3  # ratio of the widest to the narrowest feature from which they are said to differ in scale
+_UNEQUAL = 1e3  # ratio of the widest to the narrowest, feature or set, from which they are said to differ in scale
 
 Embed = Callable[[Any], Any]
 """Turns examples as they come into vectors [n, d]."""
@@ -93,25 +93,37 @@ def labelled_set(
     )
 
 
-def unequal_scales(data: LabelledSet) -> str:
-    """Return what to say where features differ in scale by more than 1000, for the widest then decides alone; else "".
+def unequal_scales(*sets: LabelledSet) -> str:
+    """Return what to say where features of a set, or whole sets, differ in scale by more than 1000; else "".
 
-    The scale is the span of a feature's values: pixels at the border of images, rarely above 0, are no case of it.
+    The widest would decide alone. The scale is the span of a feature's values (pixels at the border of images, rarely
+    above 0, are no case of it), and of a set that of its widest feature.
 
     >>> unequal_scales(labelled_set([[0.0, 0.0], [1.0, 5000.0]], [0, 1]))[:33]
     'features span from 1 to 5e+03, so'
     >>> unequal_scales(labelled_set([[0.0, 3.0], [1.0, 3.0]], [0, 1]))
     ''
     """
-    x = data.features.detach()
-    spans = x.amax(0) - x.amin(0)
-    spans = spans[spans > 0]
-    if not len(spans) or float(spans.max() / spans.min()) <= _UNEQUAL:
-        return ""
-    return (
-        f"features span from {float(spans.min()):.3g} to {float(spans.max()):.3g}, so that the widest decide the "
-        "distance; standardise both sets with the same numbers"
-    )
+    widths = []
+    for data in sets:
+        x = data.features.detach()
+        spans = x.amax(0) - x.amin(0)
+        spans = spans[spans > 0]
+        if not len(spans):
+            continue
+        low, high = float(spans.min()), float(spans.max())
+        if high > _UNEQUAL * low:
+            return (
+                f"features span from {low:.3g} to {high:.3g}, so that the widest decide the distance; standardise both "
+                "sets with the same numbers"
+            )
+        widths.append(high)
+    if widths and max(widths) > _UNEQUAL * min(widths):
+        return (
+            f"one data set spans {max(widths):.3g} and another {min(widths):.3g}: {max(widths) / min(widths):.3g} "
+            "times as wide, as where pixels are 0 to 255 here and 0 to 1 there; standardise both sets"
+        )
+    return ""
 
 
 def check_same_width(sets: Sequence[LabelledSet]) -> None:

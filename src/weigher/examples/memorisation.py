@@ -127,7 +127,7 @@ def memorisation_report(
     >>> learner = Metric(nn.Identity(), nn.functional.cross_entropy, ways=2)
     >>> found = memorisation_report(learner, tasks, tasks, chance=0.5)
     >>> found.train_before, found.train_after, found.verdict
-    (0.0, 1.0, 'learns from the support: 100 % of what it knows is left on held-out tasks')
+    (0.5, 1.0, 'learns from the support: 100 % of what it knows is left on held-out tasks')
     """
     if not chance < 1:
         raise RequestError(f"chance = {chance}; needed is what guessing scores, below 1")

@@ -3,6 +3,7 @@
     MAML          p_0 = theta,   p_{j+1} = p_j - lr d/dp L(f(x_s; p_j), y_s),   answer f(x_q; p_J)       `Maml`
     contextual    r = mean_i encoder(x_si, y_si),                               answer decoder(x_q, r)   `Contextual`
     metric        v_c = mean of embed(x_s) over label c,        answer -|embed(x_q) - v_c|^2 per class   `Metric`
+    matching      a_i = softmax_i cos(embed(x_q), embed(x_si)), answer log sum of a_i over label c       `Matching`
 
     trained by    min_theta mean over tasks of L(answer, y_q)                                            `meta_train`
 
@@ -13,13 +14,14 @@
 Second order differentiates through the inner steps; first order takes their gradients as constants: p_J = theta + what
 does not depend on theta. All tasks of a batch go through one `vmap`. In evaluation mode MAML takes `test_steps`.
 
-Each learner also answers without the support of the task (`unaided`): MAML from its start, the others with the support
-of another task, which costs a learner nothing that does not read it. `Bottleneck` wraps a learner so that inputs reach
-it through a noisy channel whose nats are paid for, the earlier remedy against memorising.
+Each learner also answers without the support of the task (`unaided`): MAML from its start, the others with a support
+that tells nothing of the task, which costs a learner nothing that does not read it. `Bottleneck` wraps a learner so
+that inputs reach it through a noisy channel whose nats are paid for, the earlier remedy against memorising.
 
 Source: Finn, Abbeel and Levine 2017, arXiv 1703.03400 (MAML); Garnelo et al. 2018, arXiv 1807.01613 (conditional neural
-process); Snell, Swersky and Zemel 2017, arXiv 1703.05175 (prototypes); Yin et al. 2020, arXiv 1912.03820 (bottleneck,
-there on activations, with the whole of MAML behind it).
+process); Snell, Swersky and Zemel 2017, arXiv 1703.05175 (prototypes); Vinyals et al. 2016, arXiv 1606.04080 (matching,
+without its embeddings that see the whole support set); Yin et al. 2020, arXiv 1912.03820 (bottleneck, there on
+activations, with the whole of MAML behind it).
 """
 
 from __future__ import annotations
@@ -99,10 +101,17 @@ class MetaLearner(nn.Module, ABC):
         """Answer the queries of b tasks."""
 
     def unaided(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Float[Tensor, "b q *o"]:
-        """Answer with the support of the next task in the batch; RequestError for a batch of one."""
+        """Answer with the support of the next task in the batch; RequestError for a batch of one.
+
+        Its classes are numbered anew, in the i-th task by i further: tasks may share a rule, such as "1 is what stands
+        upside down", that the support of any of them would tell.
+        """
         if len(support_x) < 2:
             raise RequestError("one task: its support cannot be replaced by that of another; give 2 or more")
-        return self.predict(support_x.roll(-1, 0), support_y.roll(-1, 0), query_x)
+        y = support_y.roll(-1, 0)
+        if y.dim() == 2 and not y.is_floating_point():
+            y = (y + torch.arange(len(y), device=y.device)[:, None]) % (y.max() + 1)
+        return self.predict(support_x.roll(-1, 0), y, query_x)
 
     def forward(self, episodes: Episodes) -> Float[Tensor, ""]:
         """Return the loss of the queries, a mean over tasks."""
@@ -230,11 +239,38 @@ class Metric(MetaLearner):
         self.embed, self.loss, self.ways = embed, loss, ways
 
     def predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
-        """Return minus the squared distances to the classes."""
+        """Return minus the squared distances to the classes; -inf for a class that the support does not show."""
         seen, asked = (_embedded(self.embed, x) for x in (support_x, query_x))
         member = _one_hot(support_y, self.ways).to(seen)
-        prototypes = member.mT @ seen / member.sum(1).clamp(min=1)[..., None]
-        return -(asked[:, :, None] - prototypes[:, None]).square().sum(-1)
+        count = member.sum(1)
+        prototypes = member.mT @ seen / count.clamp(min=1)[..., None]
+        answers = -(asked[:, :, None] - prototypes[:, None]).square().sum(-1)
+        return answers.masked_fill(count[:, None] == 0, -torch.inf)
+
+
+class Matching(MetaLearner):
+    """A matching network: each support example speaks for its class, the louder the nearer it is to the query.
+
+    Blind to which label a class has, as `Metric` is.
+
+    >>> learner = Matching(nn.Identity(), F.cross_entropy, ways=2)
+    >>> x = torch.eye(2)[None]
+    >>> learner.predict(x, torch.tensor([[0, 1]]), x).argmax(-1).tolist()
+    [[0, 1]]
+    """
+
+    heeds_names = False
+
+    def __init__(self, embed: nn.Module, loss: TaskLoss, *, ways: int) -> None:
+        super().__init__()
+        self.embed, self.loss, self.ways = embed, loss, ways
+
+    def predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
+        """Return the logarithms of the classes' shares; -inf for a class that the support does not show."""
+        seen, asked = (F.normalize(_embedded(self.embed, x), dim=-1) for x in (support_x, query_x))
+        member = _one_hot(support_y, self.ways).to(seen)
+        shares = (asked @ seen.mT).softmax(-1) @ member
+        return torch.where(shares > 0, torch.where(shares > 0, shares, 1).log(), -torch.inf)
 
 
 class Bottleneck(MetaLearner):

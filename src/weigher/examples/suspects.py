@@ -68,6 +68,8 @@ class SuspectConfig:
                 raise RequestError(f"{name} = {getattr(self, name)}; needed is more than 0")
         if self.augment not in get_args(Augment):
             raise RequestError(f"augment = {self.augment!r}; needed is one of {', '.join(get_args(Augment))}")
+        if self.combine not in get_args(Combine):
+            raise RequestError(f"combine = {self.combine!r}; needed is one of {', '.join(get_args(Combine))}")
 
 
 @dataclass(frozen=True, eq=False)

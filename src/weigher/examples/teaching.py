@@ -32,7 +32,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,7 @@ class Examples(Protocol):
 
 Data = Examples | tuple[Tensor, Tensor]
 """Examples, or (inputs, targets)."""
+Method = Literal["implicit", "unrolled"]
 MakeOptimiser = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
@@ -67,7 +68,7 @@ MakeOptimiser = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 class TeachConfig:
     """How a commentary is learned."""
 
-    method: Literal["implicit", "unrolled"] = "implicit"
+    method: Method = "implicit"
     """How the hypergradient is taken."""
     hyper_steps: int = 500
     """Steps of the commentary."""
@@ -95,9 +96,9 @@ class TeachConfig:
     """Seed of the batches and of the students."""
 
     def __post_init__(self) -> None:
-        for name in ("hyper_steps", "window", "reset_every", "batch"):
-            if getattr(self, name) < 1:
-                raise RequestError(f"{name} = {getattr(self, name)}: needed is 1 or more")
+        if self.method not in get_args(Method):
+            raise RequestError(f"method = {self.method!r}; needed is one of {', '.join(get_args(Method))}")
+        _check_counts(hyper_steps=self.hyper_steps, window=self.window, reset_every=self.reset_every, batch=self.batch)
         for name in ("lr", "commentary_lr"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise RequestError(f"{name} = {getattr(self, name)}: needed is a rate above 0")
@@ -107,8 +108,7 @@ class TeachConfig:
             raise RequestError(f"reset_every = {self.reset_every} is no multiple of window = {self.window}")
         if self.method == "unrolled" and self.optimiser is not None:
             raise RequestError("unrolled teaching differentiates descent with momentum alone; leave optimiser out")
-        if self.held_out_batch is not None and self.held_out_batch < 1:
-            raise RequestError(f"held_out_batch = {self.held_out_batch}: needed is 1 or more")
+        _check_counts(held_out_batch=self.held_out_batch)
         Neumann(self.lr, self.terms, self.damping)
 
 
@@ -152,12 +152,13 @@ def teach(
     repeat. `loss(outputs, targets)` gives one number for each example.
 
     Raises RequestError for empty data, held-out class numbers that are all the same, students without parameters to
-    train, losses that are reduced, and commentaries that do not reach the training loss; HypergradientError, naming the
-    step, where a hypergradient is not finite.
+    train, losses that are reduced, a table of fewer weights than examples, and commentaries that do not reach the
+    training loss; HypergradientError, naming the step, where a hypergradient is not finite.
     """
     config = config or TeachConfig()
     train, valid = _examples(data, "training data"), _examples(held_out, "held-out data")
     _check_classes(valid)
+    _check_table(commentary, train)
     generator = torch.Generator().manual_seed(config.seed)
     batches, measures = (
         _draws(len(train), config.batch, generator),
@@ -216,11 +217,12 @@ def train_student(
     with rate 0.1 and momentum 0.9. `check(student)` is called every `check_every` steps and at the end, in evaluation
     mode without gradients. With the same seed the batches are the same with and without commentary.
 
-    Raises RequestError for empty data, and losses that are reduced.
+    Raises RequestError for empty data, losses that are reduced, a table of fewer weights than examples, and numbers
+    below 1.
     """
     examples = _examples(data, "training data")
-    if steps < 1:
-        raise RequestError(f"steps = {steps}: needed is 1 or more")
+    _check_counts(steps=steps, batch=batch, horizon=horizon, check_every=check_every)
+    _check_table(commentary, examples)
     generator, partners = (torch.Generator().manual_seed(s) for s in (seed, seed + 1))
     trained = [p for p in student.parameters() if p.requires_grad]
     optimise = optimiser(trained) if optimiser else torch.optim.SGD(trained, lr=0.1, momentum=0.9)
@@ -344,6 +346,20 @@ def _examples(data: Data, name: str) -> Examples:
     if not len(data):
         raise RequestError(f"{name} is empty; give at least one example")
     return data
+
+
+def _check_counts(**given: int | None) -> None:
+    for name, count in given.items():
+        if count is not None and count < 1:
+            raise RequestError(f"{name} = {count}: needed is 1 or more")
+
+
+def _check_table(commentary: Commentary | None, train: Examples) -> None:
+    if isinstance(commentary, ExampleWeights) and len(commentary.logit) < len(train):
+        raise RequestError(
+            f"{len(commentary.logit)} weights for {len(train)} training examples; needed is one for each: "
+            f"ExampleWeights({len(train)})"
+        )
 
 
 def _check_classes(valid: Examples) -> None:

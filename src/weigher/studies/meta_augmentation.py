@@ -2,11 +2,11 @@
 
 Three learners (MAML, contextual, metric) learn from tasks whose classes are grouped once and for all, from the same
 groups with permuted labels, and from any classes in any order; beside them stands each as it is before any training. On
-digits (2-way 1-shot) MAML on fixed tasks is also given dropout, weight decay, moved images and a bottleneck, each in
-several strengths, all of them rows: the claim is against the best of them on held-out tasks. Omniglot (5-way 1-shot) is
-tested on alphabets that training never saw.
+digits (2-way 1-shot; a fixed task tells a digit from its own turned copy) MAML on fixed tasks is also given dropout,
+weight decay, moved images and a bottleneck, each in several strengths, all of them rows: the claim is against the best
+of them on held-out tasks. Omniglot (5-way 1-shot) is tested on alphabets that training never saw.
 
-    without support     MAML before its first step; the others with the support of another task
+    without support     MAML before its first step; the others with the support of another task, numbered anew
     memorisation        share of the training score (above chance) that is had without support
     H(Y|X)              counted over drawn tasks: what the class of an image leaves open about its label
 

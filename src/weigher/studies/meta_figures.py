@@ -81,9 +81,9 @@ class Run:
 def jobs_of(context: Context) -> dict[str, Callable[[int], Figures]]:
     """Return every part of the study by its name; called with a seed it gives its figures."""
     size, folder = study.SIZES[context.budget], context.path("omniglot")
-    characters = partial(meta_tasks.character_pools, folder, _CHARACTER.side)
+    digits, characters = meta_tasks.digit_pools(), partial(meta_tasks.character_pools, folder, _CHARACTER.side)
     sets = (
-        Images(study.DIGITS, 2, 15, _DIGIT, lru_cache(1)(meta_tasks.digit_pools)),
+        Images(study.DIGITS, 2, 15, _DIGIT, lambda _: digits),
         Images(study.OMNIGLOT, 5, 5, replace(_CHARACTER, channels=size.channels), lru_cache(1)(characters)),
     )
     jobs: dict[str, Callable[[int], Figures]] = {}
