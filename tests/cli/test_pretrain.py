@@ -319,7 +319,7 @@ def test_what_cannot_be_read_is_listed_and_left_out(world, tmp_path, capsys):
         (["audio", "--device", "cuda:7"], "GPU"),
         (["audio/part0/r0.wav"], "at least two"),
         (["images.npz", "--method", "seqclr"], "give recordings"),
-        (["images.npz", "--config", "{}/slow.json"], "no use of a slow copy"),
+        (["images.npz", "--method", "swav", "--config", "{}/slow.json"], "no use of a slow copy"),
         (["images.npz", "--config", "{}/crops.json"], "are for swav and relic"),
         (["flat.npz"], "needed are numbers"),
     ],

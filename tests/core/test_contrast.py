@@ -163,6 +163,16 @@ def test_unit_rows_and_a_row_of_zeros():
     gradcheck(unit, (first,))
 
 
+def test_a_unit_row_is_not_made_of_what_has_no_direction():
+    x = torch.tensor([[3.0, 4.0], [torch.nan, 1.0], [torch.inf, 1.0], [1e30, 1e30]])
+    found = unit(x)
+    torch.testing.assert_close(found[0], torch.tensor([0.6, 0.8]))
+    assert found[1:].isnan().all()  # and no zeros, which would make a loss of them
+    removed = unit(x, weight=torch.tensor([1, 0, 0, 0]))
+    assert removed.isfinite().all()
+    assert info_nce(found, found)[0].isnan()
+
+
 @pytest.mark.parametrize(
     ("call", "said"),
     [

@@ -26,6 +26,8 @@ from weigher.pairs.align_uniform import (
     uniformity_optimum,
 )
 from weigher.pairs.diagnosis import contrastive_limit, diagnose
+from weigher.pairs.info_nce import InfoNCELoss
+from weigher.pairs.queue import EmbeddingQueue
 
 
 def drawn(n=9, e=4, seed=0):
@@ -180,6 +182,67 @@ def test_the_loss_is_the_weighted_sum_of_its_parts():
     assert torch.autograd.grad(loss, spoiled)[0].isfinite().all()
 
 
+def test_the_contrastive_loss_can_be_a_part_of_it():
+    x, y = (rows.clone().requires_grad_() for rows in (drawn(), drawn(seed=1)))
+    plain = AlignUniformLoss()(x, y)
+    assert "contrast" not in plain
+    found = AlignUniformLoss(AlignUniformConfig(contrast_weight=0.7, temperature=0.4))(x, 3 * y)
+    torch.testing.assert_close(found["contrast"], InfoNCELoss(0.4)(x, y)["loss"])
+    torch.testing.assert_close(found["loss"], plain["loss"] + 0.7 * found["contrast"])
+    alone = AlignUniformLoss(AlignUniformConfig(0.0, 0.0, contrast_weight=2.0))
+    torch.testing.assert_close(alone(x, y)["loss"], 2 * InfoNCELoss()(x, y)["loss"])
+    gradcheck(lambda a, b: AlignUniformLoss(AlignUniformConfig(contrast_weight=0.7))(a, b)["loss"], (x, y))
+
+
+def test_a_slow_encoder_gives_keys_and_fills_the_queue():
+    """The form of MoCo, in plain matrices: keys of the other view, then those of earlier batches."""
+    config = AlignUniformConfig(3.0, 0.5, t=1.5, contrast_weight=0.7, temperature=0.4)
+    both = AlignUniformLoss(config, EmbeddingQueue(8, 4)).double()
+    contrast = InfoNCELoss(0.4, EmbeddingQueue(8, 4)).double()
+    older = torch.zeros(0, 4, dtype=torch.float64)
+    for step in range(3):
+        x, y, slow_x, slow_y = (drawn(5, seed=10 * step + k).requires_grad_() for k in range(4))
+        found = both(2 * x, y, targets=[slow_x, 3 * slow_y])
+        aligned = (alignment(x, slow_y) + alignment(y, slow_x)) / 2
+        torch.testing.assert_close(found["alignment"], aligned)
+        parts = [uniformity(rows, 1.5, queue=older) if len(older) else uniformity(rows, 1.5) for rows in (x, y)]
+        torch.testing.assert_close(found["uniformity"], (parts[0] + parts[1]) / 2)
+        each = []
+        for query, key in ((x, slow_y), (y, slow_x)):
+            scores = unit(query) @ torch.cat([key, older]).T / 0.4
+            each.append(torch.nn.functional.cross_entropy(scores, torch.arange(5)))
+        expected = (each[0] + each[1]) / 2
+        torch.testing.assert_close(found["contrast"], expected)
+        torch.testing.assert_close(contrast(x, y, targets=[slow_x, slow_y])["loss"], expected)
+        whole = 3 * aligned + 0.5 * (parts[0] + parts[1]) / 2 + 0.7 * expected
+        torch.testing.assert_close(found["loss"], whole)
+        slopes = torch.autograd.grad(found["loss"], (x, y, slow_x, slow_y), allow_unused=True)
+        assert slopes[2] is slopes[3] is None
+        for slope, other in zip(slopes[:2], torch.autograd.grad(whole, (x, y)), strict=True):
+            torch.testing.assert_close(slope, other)
+        older = torch.cat([older, slow_y.detach()])[-8:]
+        for loss in (both, contrast):
+            torch.testing.assert_close(loss.queue.rows(), older)
+    both.eval()(x, y, targets=[slow_x, slow_y])
+    torch.testing.assert_close(both.queue.rows(), older)
+    with pytest.raises(RequestError, match="target_momentum"):
+        contrast(x, y)
+
+
+def test_what_is_queued_keeps_its_weight():
+    weight = torch.tensor([1.0, 0.0, 3.0, 1.0, 1.0], dtype=torch.float64)
+    times = weight.long()
+    for make in (InfoNCELoss, lambda queue: AlignUniformLoss(queue=queue)):
+        weighed, copied = (make(queue=EmbeddingQueue(9, 4)).double() for _ in range(2))
+        for step in range(2):
+            rows = [drawn(5, seed=10 * step + k) for k in range(4)]
+            copies = [x.repeat_interleave(times, 0) for x in rows]
+            rows = [torch.where(weight[:, None] > 0, x, math.nan) for x in rows]
+            expected = copied(*copies[:2], targets=copies[2:])["loss"]
+            torch.testing.assert_close(weighed(*rows[:2], weight, targets=rows[2:])["loss"], expected)
+        assert weighed.queue.weights().tolist() == [1, 3, 1, 1] * 2
+
+
 def cloud(n=400):
     generator = torch.Generator().manual_seed(3)
     centre = torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64)
@@ -239,7 +302,11 @@ BAD = torch.tensor([[1.0, 0.0], [float("nan"), 0.0]])
         (lambda: AlignUniformConfig(align_weight=-1.0), "align_weight = -1.0"),
         (lambda: AlignUniformConfig(0.0, 0.0), "one above"),
         (lambda: AlignUniformConfig(t=0.0), "t = 0.0"),
-        (lambda: AlignUniformLoss()(torch.eye(2), torch.eye(3)), r"\[2, 2\] and \[3, 3\]"),
+        (lambda: AlignUniformLoss()(torch.eye(2), torch.eye(3)), r"\[3, 3\] and view 1 \[2, 2\]"),
+        (lambda: AlignUniformConfig(contrast_weight=-1.0), "contrast_weight = -1.0"),
+        (lambda: AlignUniformConfig(temperature=0.0), "temperature = 0.0"),
+        (lambda: InfoNCELoss(math.inf), "temperature = inf"),
+        (lambda: AlignUniformLoss(queue=EmbeddingQueue(3, 2))(torch.eye(2), torch.eye(2)), "give targets"),
         (lambda: uniformity_optimum(0), "dim"),
         (lambda: uniformity_bound(1), "two points"),
         (lambda: contrastive_limit(torch.eye(2), torch.eye(2), 0.0), "temperature"),
@@ -286,6 +353,36 @@ def test_a_diagnosis_tells_a_cone_a_line_and_an_even_cloud_apart(tmp_path):
     assert np.linalg.norm(both.plane, axis=1).max() <= 1 + 1e-6
     both.plot(tmp_path / "x.png", labels=list(range(50)), title="random")
     assert (tmp_path / "x.png").stat().st_size > 5000
+
+
+def test_the_mean_cosine_is_one_of_pairs_whatever_the_weights():
+    same = torch.ones(3, 2)
+    for scale in (0.2, 0.5, 1.0, 3.0):  # rows in one place have a cosine of 1
+        assert diagnose(same, weight=torch.full((3,), scale)).mean_cosine == pytest.approx(1)
+    x = drawn(6).float()
+    weight = torch.tensor([0.2, 0.9, 0.0, 0.4, 1.0, 0.3])
+    cosines, pairs = x @ x.T, weight[:, None] * weight
+    apart = ~torch.eye(6, dtype=torch.bool)
+    expected = (pairs * cosines)[apart].sum().item() / pairs[apart].sum().item()
+    for scale in (1.0, 0.1, 1e-6):  # weights below 1 have no scale
+        assert diagnose(x, weight=scale * weight).mean_cosine == pytest.approx(expected, rel=1e-4)
+
+
+def test_what_is_told_of_embeddings_elsewhere_is_brought_here(monkeypatch):
+    brought, cpu, numpy = [], torch.Tensor.cpu, torch.Tensor.numpy
+
+    def bring(tensor):
+        brought.append(cpu(tensor).clone())
+        return brought[-1]
+
+    def read(tensor):
+        assert any(tensor is one for one in brought), "a tensor of a GPU cannot be read as it is"
+        return numpy(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "cpu", bring)
+    monkeypatch.setattr(torch.Tensor, "numpy", read)
+    found = diagnose(drawn(), drawn(seed=1))
+    assert (found.plane.shape, found.distances.shape) == ((9, 2), (9,))
 
 
 def test_weights_in_a_diagnosis_are_copies():

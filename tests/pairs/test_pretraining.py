@@ -13,6 +13,7 @@ from weigher.pairs.diagnosis import diagnose
 from weigher.pairs.evaluation import encode, few_labels, linear_probe, nearest_labels, probed
 from weigher.pairs.info_nce import InfoNCELoss
 from weigher.pairs.pretraining import ImageEncoder, ImageEncoderConfig, PretrainConfig, pretrain, pretrain_drawn
+from weigher.pairs.queue import EmbeddingQueue
 from weigher.pairs.relic import ReLICLoss
 from weigher.pairs.views import ViewConfig, random_views
 from weigher.train import load_tensors, read_metrics
@@ -148,6 +149,25 @@ def test_a_run_with_a_slow_copy_goes_on_bit_for_bit(tmp_path):
         pretrain(cut, ReLICLoss(), x, config, run_dir=tmp_path, device="cpu", progress=stop)
     pretrain(resumed, ReLICLoss(), x, config, run_dir=tmp_path, resume=True, device="cpu")
     assert torch.equal(weights(resumed), weights(whole))
+
+
+@pytest.mark.parametrize("make", [lambda queue: InfoNCELoss(0.5, queue), lambda queue: AlignUniformLoss(queue=queue)])
+def test_a_run_with_a_slow_copy_and_a_queue_goes_on_bit_for_bit(tmp_path, make):
+    (x, _), config = images(), replace(BRIEF, target_momentum=0.8)
+    whole, cut, resumed = encoder(), encoder(), encoder(seed=9)
+    losses = [make(EmbeddingQueue(24, 6)) for _ in range(3)]
+    pretrain(whole, losses[0], x, config, device="cpu")
+
+    def stop(stage, done, total):
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(cut, losses[1], x, config, run_dir=tmp_path, device="cpu", progress=stop)
+    pretrain(resumed, losses[2], x, config, run_dir=tmp_path, resume=True, device="cpu")
+    assert torch.equal(weights(resumed), weights(whole))
+    assert torch.equal(losses[2].queue.rows(), losses[0].queue.rows())
+    assert len(losses[2].queue) == 24
 
 
 class Numbered(nn.Module):

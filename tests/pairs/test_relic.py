@@ -141,11 +141,68 @@ def test_fishers_ratio_is_scale_free_and_grows_with_distance():
         assert fisher_ratios(torch.eye(2), torch.tensor([0, 1])).tolist() == [math.inf]
 
 
+def test_fishers_ratio_of_half_precision_does_not_overflow():
+    x = 300 * torch.tensor([[0.0], [2.0], [10.0], [12.0]])  # squares beyond 65,504
+    labels = torch.tensor([0, 0, 1, 1])
+    found = fisher_ratios(x.half(), labels)
+    assert found.dtype == torch.float32
+    assert found.tolist() == [50.0]
+
+
+def test_classes_in_one_place_without_width_are_not_told_apart():
+    x = torch.tensor([[1.0, 2.0], [1.0, 2.0], [1.0, 2.0], [1.0, 2.0], [5.0, 2.0], [5.0, 2.0]])
+    with pytest.warns(UserWarning, match="1 pairs of classes lie at one place"):
+        assert fisher_ratios(x, torch.tensor([0, 0, 1, 1, 2, 2])).tolist() == [0, math.inf, math.inf]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_joint_rotation_changes_nothing(kind):
+    a, b = views()
+    rotation = torch.linalg.qr(views(4, 4)[0]).Q
+    loss = ReLICLoss(ReLICConfig(divergence=kind))
+    for name, value in loss(a, b).items():
+        torch.testing.assert_close(loss(a @ rotation, b @ rotation)[name], value)
+    assert not torch.allclose(loss(a @ rotation, b)["loss"], loss(a, b)["loss"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_swapped_views_have_the_same_penalty_where_it_is_symmetric(kind):
+    a, b = views()
+    loss = ReLICLoss(ReLICConfig(divergence=kind))
+    same = torch.allclose(loss(a, b)["invariance"], loss(b, a)["invariance"], rtol=1e-9, atol=0)
+    assert same == (kind in ("symmetric", "jensen-shannon"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_penalty_falls_as_the_square_of_a_high_temperature(kind):
+    a, b = (unit(x) for x in views())
+    found = [
+        invariance((a, b), (b, a), temperature=temperature, divergence=kind).mean().item()
+        for temperature in (20.0, 40.0, 80.0)
+    ]
+    assert found[0] / found[1] == pytest.approx(4, rel=0.1)
+    assert found[1] / found[2] == pytest.approx(4, rel=0.05)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_where_all_is_alike_the_penalty_has_no_slope(kind):
+    same = [torch.ones(6, 4, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    found = ReLICLoss(ReLICConfig(divergence=kind))(*same)
+    assert found["invariance"].requires_grad
+    for slope in torch.autograd.grad(found["invariance"], same):
+        assert slope.abs().max() < 1e-12
+    tilted = torch.tensor([[0.1], [0.0], [0.0], [0.0], [0.0], [0.0]], dtype=torch.float64) + same[0].cumsum(1)
+    found = ReLICLoss(ReLICConfig(divergence=kind))(tilted, views()[0])["invariance"]
+    assert torch.autograd.grad(found, same[0])[0].abs().max() > 1e-3
+
+
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: ReLICLoss()(torch.eye(3), torch.eye(2)), r"\[3, 3\], \[2, 2\]"),
+        (lambda: ReLICLoss()(torch.eye(3), torch.eye(2)), r"\[2, 2\] and view 1 \[3, 3\]"),
         (lambda: ReLICLoss()(torch.eye(3)), "two views at least"),
+        (lambda: fisher_ratios(torch.tensor([[1.0], [math.nan]]), torch.arange(2)), "row 1 of the features holds NaN"),
+        (lambda: fisher_ratios(torch.eye(2, dtype=torch.int64), torch.arange(2)), "torch.int64"),
         (lambda: ReLICLoss()(torch.eye(3), torch.eye(3), targets=[torch.eye(3)]), "as many targets"),
         (lambda: ReLICLoss()(torch.ones(1, 3), torch.ones(1, 3)), "this batch has 1"),
         (lambda: ReLICLoss()(torch.eye(3), math.nan * torch.eye(3)), "view 2 holds NaN"),

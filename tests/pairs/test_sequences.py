@@ -166,7 +166,15 @@ def test_what_stands_behind_the_encoder_is_drawn_by_the_seed_alone():
         (lambda: pretrain_sequences(Frames(), 5, [], hop_seconds=0.1), "0 sequences"),
         (lambda: pretrain_sequences(Frames(), 5, numbered(30, 0), hop_seconds=0.1), "frames of one width"),
         (lambda: pretrain_sequences(Frames(), 5, [np.ones((9, 3)), np.ones((9, 4))], hop_seconds=0.1), "one width"),
-        (lambda: pretrain_sequences(Frames(), 5, numbered(30), hop_seconds=0.1, device="cpu"), "at least two"),
+        (
+            lambda: pretrain_sequences(
+                Frames(), 5, numbered(30), SequenceConfig(views=STILL), hop_seconds=0.1, device="cpu"
+            ),
+            "at least two",
+        ),
+        (lambda: LossConfig(queue=-1), "queue = -1"),
+        (lambda: pair_loss("info-nce", LossConfig(queue=8), 4), "set target_momentum"),
+        (lambda: pair_loss("align-uniform", LossConfig(queue=8), 4), "set target_momentum"),
         (
             lambda: pretrain_sequences(
                 Frames(), 5, voices(), None, PretrainConfig(target_momentum=0.9), hop_seconds=0.1, device="cpu"
@@ -186,6 +194,26 @@ def test_losses_are_made_as_they_are_set():
     assert isinstance(pair_loss("relic", LossConfig(), 4, with_target=True), ReLICLoss)
     assert pair_loss("swav", LossConfig(), 7).prototypes.shape == (64, 7)
     assert pair_loss("align-uniform", LossConfig(), 4).config.align_weight == 3.0
+    for method in ("info-nce", "align-uniform"):
+        assert pair_loss(method, LossConfig(), 4, with_target=True).queue is None
+        assert pair_loss(method, LossConfig(queue=8), 4, with_target=True).queue.held.shape == (8, 4)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "windows", "most"), [("window", 2, 10), ("window", 4, 5), ("all", 4, 20), ("frame", 4, 1000)]
+)
+def test_no_hidden_stretch_is_longer_than_an_instance(mapping, windows, most):
+    def run(hidden, masks=1):
+        views = SpeechViewConfig(time_masks=masks, time_mask_frames=hidden)
+        seqclr = SeqCLRConfig(mapping, windows)
+        config = SequenceConfig(crop_seconds=2.0, views=views, seqclr=seqclr)
+        return pretrain_sequences(Frames(), 5, voices(4), config, BRIEF, hop_seconds=0.1, device="cpu")
+
+    assert run(most).step > 0
+    if mapping != "frame":
+        with pytest.raises(RequestError, match=f"time_mask_frames = {most + 1} in a crop of 20 frames.* {most}: "):
+            run(most + 1)
+        assert run(most + 1, masks=0).step > 0
 
 
 def test_the_least_a_sequence_needs_holds_all_windows_at_any_speed():

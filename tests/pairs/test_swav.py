@@ -219,6 +219,20 @@ def test_fewer_rows_than_prototypes_are_told_and_a_queue_helps():
     with pytest.warns(UserWarning, match=r"3 rows for 4 prototypes \(0\.75"):
         module()(rows, rows)
     module(queue=4)(rows, rows)
+    late = module(queue=4, queue_after=2)
+    with pytest.warns(UserWarning, match=r"3 rows for 4 prototypes \(0\.75 a prototype\) until the queue .* 2 steps"):
+        late(rows, rows)
+    late(rows, rows)
+    late(rows, rows)  # with the queue there are seven
+    with pytest.warns(UserWarning, match=r"3 rows and a queue of 4 for 8 prototypes \(0\.88 .* a longer queue"):
+        module(prototypes=8, queue=4)(rows, rows)
+    short = module(prototypes=8, queue=4, queue_after=1)
+    with pytest.warns(UserWarning, match="until the queue"):
+        short(rows, rows)
+    with pytest.warns(UserWarning, match="3 rows and a queue of 4"):
+        short(rows, rows)
+    short(rows, rows)
+    module().eval()(rows, rows)
     one = module(prototypes=1)(rows, rows)
     assert one["loss"] == one["of_chance"] == 0
     with pytest.warns(UserWarning, match="1 rows"):
@@ -263,7 +277,7 @@ def test_shapes_are_as_written(checked, module, name, arguments, named):
         (lambda: module()(draw(5, 3), draw(5, 3), draw(4, 3)), r"view 3 has the shape \[4, 3\]"),
         (lambda: module()(draw(5, 3), math.nan * draw(5, 3)), "view 2 holds NaN"),
         (lambda: module()(draw(5, 2), draw(5, 2)), r"SwAVConfig\(embedding=2\)"),
-        (lambda: module()(draw(5, 3), draw(5, 3), weight=torch.zeros(5)), "no row has any weight"),
+        (lambda: module()(draw(5, 3), draw(5, 3), weight=torch.zeros(5)), "this batch has 0"),
         (lambda: swapped_prediction([], [draw(5, 3), draw(5, 3)]), "0 codes"),
         (lambda: swapped_prediction([draw(5, 3)], [draw(5, 3)]), "scores of 1 views"),
         (lambda: swapped_prediction([draw(5, 3)], [draw(5, 3)] * 2, temperature=-1.0), "temperature = -1.0"),

@@ -7,8 +7,9 @@ import torch
 
 from launching import torchrun
 from weigher.core.contrast import nt_xent, symmetric_info_nce, unit
-from weigher.pairs.align_uniform import AlignUniformLoss
+from weigher.pairs.align_uniform import AlignUniformConfig, AlignUniformLoss
 from weigher.pairs.info_nce import InfoNCELoss
+from weigher.pairs.queue import EmbeddingQueue
 from weigher.pairs.relic import ReLICLoss
 from weigher.pairs.workers import everyones, mean_over_workers
 from weigher.train import join_workers, rank
@@ -31,11 +32,26 @@ def symmetric(first, second, weight):
     return mean_over_workers(each, everyone[2][own])
 
 
+def queued(first, second, weight):
+    """The third of three steps with keys by another encoder, and those of the two before in the queue."""
+    config = AlignUniformConfig(contrast_weight=0.5)
+    losses = [AlignUniformLoss(config, EmbeddingQueue(12, 4)), InfoNCELoss(0.3, EmbeddingQueue(12, 4))]
+    found = []
+    for loss in losses:
+        loss.double()
+        for step in range(3):
+            slow = [first.detach() + step, second.detach() - 0.3 * step]
+            value = loss(first, second, weight, targets=slow)["loss"]
+        found.append(value)
+    return found[0] + found[1]
+
+
 LOSSES = {
     "symmetric": symmetric,
     "nt_xent": lambda a, b, w: InfoNCELoss(0.3)(a, b, w)["loss"],
     "relic": lambda a, b, w: ReLICLoss()(a, b, weight=w)["loss"],
     "align_uniform": lambda a, b, w: AlignUniformLoss()(a, b, w)["loss"],
+    "queued": queued,
 }
 
 
@@ -51,8 +67,14 @@ def gradients(view_rows, weight):
 def worker(folder):
     join_workers(torch.device("cpu"))
     views, weight = batch()
-    mine = slice(0, SIZES[0]) if rank() == 0 else slice(SIZES[0], None)
-    torch.save(gradients([x[mine] for x in views], weight[mine]), folder / f"{rank()}.pt")
+    cuts = {
+        "uneven": slice(0, SIZES[0]) if rank() == 0 else slice(SIZES[0], None),
+        "one each": slice(rank(), rank() + 1),
+    }
+    torch.save(
+        {name: gradients([x[mine] for x in views], weight[mine]) for name, mine in cuts.items()},
+        folder / f"{rank()}.pt",
+    )
 
 
 def test_two_workers_give_the_loss_and_gradients_of_the_joint_batch(tmp_path):
@@ -60,13 +82,14 @@ def test_two_workers_give_the_loss_and_gradients_of_the_joint_batch(tmp_path):
     assert (code, errors) == (0, "")
     parts = [torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in (0, 1)]
     views, weight = batch()
-    for name, (value, *slopes) in gradients(views, weight).items():
-        mean = (parts[0][name][0] + parts[1][name][0]) / 2
-        torch.testing.assert_close(mean, value, rtol=1e-9, atol=1e-12, msg=name)
-        for k, slope in enumerate(slopes, 1):
-            # the training loop takes the mean over workers of every gradient
-            joined = torch.cat([part[name][k] for part in parts]) / 2
-            torch.testing.assert_close(joined, slope, rtol=1e-9, atol=1e-12, msg=name)
+    for cut, size in (("uneven", sum(SIZES)), ("one each", 2)):  # one row is enough where others have more
+        for name, (value, *slopes) in gradients([x[:size] for x in views], weight[:size]).items():
+            found = [part[cut][name] for part in parts]
+            torch.testing.assert_close((found[0][0] + found[1][0]) / 2, value, rtol=1e-9, atol=1e-12, msg=name)
+            for k, slope in enumerate(slopes, 1):
+                # the training loop takes the mean over workers of every gradient
+                joined = torch.cat([each[k] for each in found]) / 2
+                torch.testing.assert_close(joined, slope, rtol=1e-9, atol=1e-12, msg=name)
 
 
 def test_one_process_has_the_plain_mean():

@@ -42,7 +42,8 @@ def unit(x: Float[Tensor, "*s e"], *, weight: Real[Tensor, "*s"] | None = None) 
 
         u = x / ||x||_2
 
-    Rows of weight 0, such as padding, may hold anything: a number that is not finite becomes 0.
+    A row that holds NaN or infinity becomes NaN. Rows of weight 0, such as padding, may hold anything: what is not
+    finite becomes 0.
 
     Shapes: x `[..., e]`, weight `[...]` -> `[..., e]`, half precision as float32.
 
@@ -51,7 +52,9 @@ def unit(x: Float[Tensor, "*s e"], *, weight: Real[Tensor, "*s"] | None = None) 
             [0.0000, 0.0000]])
     """
     wide = widen(_counted(x, weight)[0])
-    return safe_ratio(wide, torch.linalg.vector_norm(wide, dim=-1, keepdim=True))
+    length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    wrong = ~length.isfinite() if weight is None else ~length.isfinite() & (weight[..., None] > 0)
+    return torch.where(wrong, torch.nan, safe_ratio(wide, length))
 
 
 def log_sum_exp(

@@ -2,12 +2,16 @@
 
     L_align(alpha) = mean_i ||x_i - y_i||^alpha                                   pairs lie close
     L_uniform(t)   = log mean_{i != j} exp(-t ||x_i - x_j||^2)                    all rows spread over the sphere
-    L              = w_a L_align(X, Y) + w_u (L_uniform(X) + L_uniform(Y)) / 2
+    L              = w_a L_align(X, Y) + w_u (L_uniform(X) + L_uniform(Y)) / 2 + w_c L_contrast(X, Y)
 
 X, Y `[n, e]` rows of length 1, row i of the one and row i of the other a pair; alpha, t in (0, inf). Uniformity lies in
 [-2 t n / (n - 1), 0]; the uniform distribution on the sphere has -2 t + log 0F1(; e / 2; t^2), which no distribution
 goes below but a finite sample can. In its gradient a pair weighs exp(-t d_ij^2): the nearest rows get nearly all of the
-push. Embeddings that have collapsed to one point exactly stay there: 0 is stationary.
+push. Embeddings that have collapsed to one point exactly stay there: 0 is stationary. L_contrast is InfoNCE, left out
+(w_c = 0) unless it is asked for.
+
+With keys X', Y' by a slow copy of the encoder (`targets`), alignment is that of X with Y' and of Y with X', and with a
+queue of such keys uniformity is also over the pairs of each row with it. Keys get no gradient.
 
 `weigher.pairs.diagnosis` measures both on the embeddings of any encoder and says what they have to do with InfoNCE.
 
@@ -17,8 +21,8 @@ n x n matrix, no underflow), rows of zeros are said to be an error, and pairs ma
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,10 +31,13 @@ import torch
 from scipy.special import gammaln
 from torch import nn
 
-from weigher.core.contrast import log_sum_exp, unit
+from weigher.core.contrast import log_sum_exp
 from weigher.core.losses import weighted_reduce
 from weigher.core.weights import apply_weight, widen
 from weigher.errors import RequestError
+from weigher.pairs.checks import check_positive, check_power, check_same, checked
+from weigher.pairs.info_nce import contrast, enqueue, unit_views
+from weigher.pairs.queue import EmbeddingQueue
 from weigher.pairs.workers import everyones, mean_over_workers
 from weigher.train.distribution import gather
 
@@ -53,14 +60,20 @@ class AlignUniformConfig:
     """Power of the distance of a pair; above 1 the worst pairs are pulled hardest."""
     t: float = 2.0
     """Sharpness of the potential between rows; 1 / (2 temperature) of a contrastive loss."""
+    contrast_weight: float = 0.0
+    """Weight of InfoNCE beside the two."""
+    temperature: float = 0.2
+    """Temperature of InfoNCE."""
 
     def __post_init__(self) -> None:
-        if not (min(self.align_weight, self.uniform_weight) >= 0 < self.align_weight + self.uniform_weight):
+        weights = (self.align_weight, self.uniform_weight, self.contrast_weight)
+        if not (min(weights) >= 0 < sum(weights)):
             raise RequestError(
-                f"align_weight = {self.align_weight}, uniform_weight = {self.uniform_weight}: both must be at least 0 "
-                "and one above it"
+                f"align_weight = {self.align_weight}, uniform_weight = {self.uniform_weight}, contrast_weight = "
+                f"{self.contrast_weight}: all must be at least 0 and one above it"
             )
-        check_positive(alpha=self.alpha, t=self.t)
+        check_positive(t=self.t, temperature=self.temperature)
+        check_power(self.alpha, stacklevel=3)
 
 
 class AlignUniformLoss(nn.Module):
@@ -71,24 +84,43 @@ class AlignUniformLoss(nn.Module):
     {'loss': -2.0, 'alignment': 2.0, 'uniformity': -4.0}
     """
 
-    def __init__(self, config: AlignUniformConfig | None = None):
+    def __init__(self, config: AlignUniformConfig | None = None, queue: EmbeddingQueue | None = None):
         super().__init__()
         self.config = config or AlignUniformConfig()
+        self.queue = queue
 
     def forward(
-        self, first: Float[Tensor, "n e"], second: Float[Tensor, "n e"], weight: Real[Tensor, " n"] | None = None
+        self,
+        first: Float[Tensor, "n e"],
+        second: Float[Tensor, "n e"],
+        weight: Real[Tensor, " n"] | None = None,
+        targets: Sequence[Float[Tensor, "n e"]] | None = None,
     ) -> Mapping[str, Tensor]:
         """Return loss, alignment and uniformity (the mean of both views) over the rows of all workers.
 
-        Shapes: both `[n, e]` of any length, made unit here; weight `[n]` of the pairs.
-        Raises: RequestError for views of different shapes.
+        "contrast" is told, too, where it has a weight.
+
+        Shapes: both `[n, e]` of any length, made unit here; `targets` the same by a slow encoder, which get no
+        gradient; weight `[n]` of the pairs.
+        Raises: RequestError for views of different shapes, rows that are not finite, weights out of range, one pair
+        alone, and for a queue without targets.
         """
-        check_same(first, second)
-        config, views = self.config, (unit(first, weight=weight), unit(second, weight=weight))
-        aligned = mean_over_workers(pair_distances(*views, alpha=config.alpha, weight=weight), weight)
-        spread = (joint_uniformity(views[0], config.t, weight) + joint_uniformity(views[1], config.t, weight)) / 2
+        views, keys = unit_views((first, second), targets, weight, self.queue)
+        config, other = self.config, keys or views
+        apart = [
+            pair_distances(x, y, alpha=config.alpha, weight=weight) for x, y in zip(views, other[::-1], strict=True)
+        ]
+        aligned = mean_over_workers((apart[0] + apart[1]) / 2, weight)
+        older = None if self.queue is None or not len(self.queue) else (self.queue.rows(), self.queue.weights())
+        one, two = (joint_uniformity(rows, config.t, weight, older) for rows in views)
+        spread = (one + two) / 2
+        found = {"alignment": aligned, "uniformity": spread}
         loss = config.align_weight * aligned + config.uniform_weight * spread
-        return {"loss": loss, "alignment": aligned, "uniformity": spread}
+        if config.contrast_weight:
+            found["contrast"] = contrast(views, keys, config.temperature, weight, self.queue)
+            loss = loss + config.contrast_weight * found["contrast"]
+        enqueue(self, keys, weight)
+        return {"loss": loss, **found}
 
 
 def pair_distances(
@@ -153,9 +185,14 @@ def log_potential(
 
 
 def joint_uniformity(
-    points: Float[Tensor, "n e"], t: float, weight: Real[Tensor, " n"] | None = None
+    points: Float[Tensor, "n e"],
+    t: float,
+    weight: Real[Tensor, " n"] | None = None,
+    queue: tuple[Float[Tensor, "k e"], Float[Tensor, " k"]] | None = None,
 ) -> Float[Tensor, ""]:
     """Return `log_potential` of the rows of all workers, the same on each; a worker works on its own rows' pairs.
+
+    `queue` holds rows and weights that all workers share: pairs with them count, pairs among them do not.
 
     >>> joint_uniformity(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), 2.0)
     tensor(-8.)
@@ -163,6 +200,9 @@ def joint_uniformity(
     own = torch.ones_like(points[:, 0]) if weight is None else weight
     (everyone, counted), offset = everyones(points, own.to(widen(points).dtype))
     sums, others, mine = _potentials(points, t, own, (everyone, counted), offset)
+    if queue is not None:
+        kept, counts = (x.to(points.dtype) for x in queue)
+        sums, others = _both(sums, others, *_potentials(points, t, own, (kept, counts), None)[:2])
     return _joined(gather(sums), gather(others), gather(mine)).to(points.dtype)
 
 
@@ -187,9 +227,7 @@ def alignment(
     tensor(2.)
     """
     check_same(first, second)
-    check_positive(alpha=alpha)
-    if alpha < 1:
-        warnings.warn(f"alpha = {alpha}: below 1 the gradient of a pair grows without bound as it closes", stacklevel=2)
+    check_power(alpha, stacklevel=2)
     views = [checked(x, weight, normalise=normalise, least=1, what="alignment") for x in (first, second)]
     return weighted_reduce(pair_distances(*views, alpha=alpha, weight=weight), weight)
 
@@ -231,9 +269,7 @@ def uniformity(
     far, _, _ = _potentials(own, t, counted, (kept, torch.ones_like(kept[:, 0])), None)
     if not intra_batch:
         return _joined(far, torch.full_like(others, len(kept)), counted).to(points.dtype)
-    # every pair among the rows is met from both of its ends
-    sums, others = torch.logaddexp(sums - torch.tensor(2.0).log(), far), others / 2 + len(kept)
-    return _joined(sums, others, counted).to(points.dtype)
+    return _joined(*_both(sums, others, far, torch.full_like(others, len(kept))), counted).to(points.dtype)
 
 
 def uniformity_optimum(dim: int, t: float = 2.0) -> float:
@@ -288,6 +324,11 @@ def _potentials(
     return sums - t * squares[..., 0], total if own is None else total - counted.clamp(max=1), counted
 
 
+def _both(sums: Tensor, others: Tensor, far: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `_potentials` among rows and with a queue in one; every pair among the rows is met from both its ends."""
+    return torch.logaddexp(sums - math.log(2), far), others / 2 + among
+
+
 def _cleaned(points: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
     clean, counted = apply_weight(points, weight=None if weight is None else weight[..., None])
     return clean, counted[..., 0]
@@ -302,44 +343,3 @@ def _joined(sums: Tensor, others: Tensor, weight: Tensor) -> Tensor:
     below = (counted * others).sum(-1)
     alive = below > 0
     return torch.where(alive, torch.where(alive, above, 0) - torch.where(alive, below, 1).log(), 0)
-
-
-def checked(rows: Tensor, weight: Tensor | None, *, normalise: bool, least: int, what: str) -> Tensor:
-    """Return rows `[n, e]` fit to be measured, made unit if `normalise`; raises and warns as `alignment` says."""
-    if rows.dim() != 2 or not rows.is_floating_point():
-        raise RequestError(
-            f"{what} is measured on embeddings [rows, numbers] of a floating type, these are {rows.dtype} of shape "
-            f"{list(rows.shape)}"
-        )
-    kept = rows if weight is None else rows[weight > 0]
-    if len(kept) < least:
-        raise RequestError(f"{what} needs at least {('one pair', 'two points')[least - 1]}, these are {len(kept)}")
-    norms = torch.linalg.vector_norm(widen(kept.detach()), dim=-1)
-    if not norms.isfinite().all():
-        raise RequestError(f"{what}: {int((~norms.isfinite()).sum())} of {len(kept)} rows hold NaN or infinity")
-    if not normalise:
-        if (norms - 1).abs().max() > 1e-2:
-            warnings.warn(
-                f"{what}: rows taken as they are have lengths {norms.min():.3g} to {norms.max():.3g}; its range and "
-                "its optimum are those of rows of length 1",
-                stacklevel=3,
-            )
-        return rows
-    if not norms.all():
-        raise RequestError(f"{what}: {int((norms == 0).sum())} of {len(kept)} rows are zero and have no direction")
-    return unit(rows, weight=weight)
-
-
-def check_same(first: Tensor, second: Tensor) -> None:
-    """Raise RequestError where two views differ in shape."""
-    if first.shape != second.shape:
-        raise RequestError(
-            f"views of shapes {list(first.shape)} and {list(second.shape)}: row i of both must be a pair"
-        )
-
-
-def check_positive(**given: float) -> None:
-    """Raise RequestError, naming it, for a number that is not above 0 and finite."""
-    for name, value in given.items():
-        if not 0 < value < float("inf"):
-            raise RequestError(f"{name} = {value}: it must be above 0 and finite")

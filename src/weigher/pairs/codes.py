@@ -20,7 +20,7 @@ import torch
 from weigher.core.transport import sinkhorn
 from weigher.core.weights import apply_weight, entropy, normalise
 from weigher.errors import RequestError
-from weigher.pairs.align_uniform import check_positive
+from weigher.pairs.checks import check_positive
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Real

@@ -6,7 +6,8 @@
 
     uniformity gap   L_uniform(t) less that of the uniform distribution on the sphere; 0 is even, 2 t and less collapsed
     effective rank   exp H(s / sum s), s the singular values of the rows, H in nats: 1 (a line) to e (all alike)
-    mean cosine      of two different rows: near 1 they lie in a narrow cone, 0 is even
+    mean cosine      of two different rows: near 1 they lie in a narrow cone, 0 is even; two copies of a row (weight 2)
+                     are two rows, a weight below 1 has no such twin, as in `log_potential`
 
 The limit of InfoNCE: with M negatives its loss less log M tends to the two figures, as M grows (theorem 1).
 
@@ -26,15 +27,8 @@ from torch import Tensor
 
 from weigher.core.contrast import log_sum_exp
 from weigher.core.weights import normalise
-from weigher.pairs.align_uniform import (
-    check_positive,
-    check_same,
-    checked,
-    log_potential,
-    pair_distances,
-    uniformity_bound,
-    uniformity_optimum,
-)
+from weigher.pairs.align_uniform import log_potential, pair_distances, uniformity_bound, uniformity_optimum
+from weigher.pairs.checks import check_positive, check_same, checked
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Real
@@ -99,7 +93,8 @@ def diagnose(
     """Measure embeddings; `others` are the second views, row by row.
 
     Shapes: `[n, e]`, weight `[n]` in [0, inf), how often a row counts. Time grows with n^2, memory with n.
-    Raises: RequestError for less than two rows, rows that are zero or not finite, views of different shapes.
+    Raises: RequestError for less than two rows, rows that are zero or not finite, views of different shapes, and
+    weights that are negative or of another number.
 
     >>> found = diagnose(torch.eye(4))
     >>> round(found.uniformity, 2), round(found.effective_rank, 2), round(found.mean_cosine, 2)
@@ -123,10 +118,10 @@ def diagnose(
     powers, directions = torch.linalg.eigh((wide * shares[:, None]).T @ wide)
     singular = normalise(powers.clamp(min=0).sqrt(), 0)
     rank = torch.special.entr(singular).sum().exp().item()
-    total, own = counted.double().sum(), counted.double()
-    centre = (wide * own[:, None]).sum(0)
-    # pairs of different rows: of all products of two sums, those of a row with itself (once per copy) are left out
-    cosine = (centre.square().sum() - own.sum()) / (total.square() - own.sum())
+    own = counted.double()
+    # of all products of two sums, those of a copy with itself are left out; a weight below 1 has no other copy
+    alone = (own * own.clamp(max=1)).sum()
+    cosine = ((wide * own[:, None]).sum(0).square().sum() - alone) / (own.sum().square() - alone)
     return Diagnosis(
         rows=len(x),
         dim=x.shape[1],
@@ -137,8 +132,8 @@ def diagnose(
         lowest=uniformity_bound(len(x), t),
         effective_rank=rank,
         mean_cosine=float(cosine),
-        plane=(wide if x.shape[1] == 2 else wide @ directions[:, -2:].flip(1)).float().numpy(),
-        distances=None if distances is None else distances.numpy(),
+        plane=(wide if x.shape[1] == 2 else wide @ directions[:, -2:].flip(1)).float().cpu().numpy(),
+        distances=None if distances is None else distances.cpu().numpy(),
     )
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from weigher.errors import RequestError
 from weigher.pairs.align_uniform import AlignUniformConfig, AlignUniformLoss
 from weigher.pairs.info_nce import InfoNCELoss
+from weigher.pairs.queue import EmbeddingQueue
 from weigher.pairs.relic import ReLICConfig, ReLICLoss
 from weigher.pairs.swav import SwAVConfig, SwAVLoss
 
@@ -28,23 +29,35 @@ class LossConfig:
     """Weight of the penalty, temperature, divergence of relic."""
     swav: SwAVConfig = field(default_factory=SwAVConfig)
     """Prototypes and codes of swav; the width of its embeddings is that of the encoder."""
+    queue: int = 0
+    """Embeddings of earlier batches, by a slow copy of the encoder, that info-nce and align-uniform compare with."""
+
+    def __post_init__(self) -> None:
+        if self.queue < 0:
+            raise RequestError(f"queue = {self.queue}: it must be at least 0")
 
 
 def pair_loss(method: Method, config: LossConfig, embedding: int, *, with_target: bool = False) -> nn.Module:
     """Return the loss of embeddings of `embedding` numbers.
 
-    Raises: RequestError for seqclr, which compares sequences, and, `with_target`, for losses that know no embeddings by
-    a slow copy of the encoder.
+    Raises: RequestError for seqclr, which compares sequences, for swav `with_target`, as it knows no embeddings by a
+    slow copy of the encoder, and for a queue of such embeddings without them.
 
     >>> pair_loss("info-nce", LossConfig(temperature=0.5), 64).temperature
     0.5
     """
-    if with_target and method != "relic":
+    if with_target and method in ("swav", "seqclr"):
         raise RequestError(f"{method} makes no use of a slow copy of the encoder; leave target_momentum out")
-    if method == "info-nce":
-        return InfoNCELoss(config.temperature)
-    if method == "align-uniform":
-        return AlignUniformLoss(config.align_uniform)
+    if method in ("info-nce", "align-uniform"):
+        if config.queue and not with_target:
+            raise RequestError(
+                f"queue = {config.queue} holds embeddings by a slow copy of the encoder: set target_momentum, such as "
+                "0.99, or leave the queue out"
+            )
+        queue = EmbeddingQueue(config.queue, embedding) if config.queue else None
+        if method == "info-nce":
+            return InfoNCELoss(config.temperature, queue)
+        return AlignUniformLoss(config.align_uniform, queue)
     if method == "relic":
         return ReLICLoss(config.relic)
     if method == "swav":

@@ -29,9 +29,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from weigher.core.contrast import BLOCK, info_nce, unit
-from weigher.core.weights import log_softmax
+from weigher.core.weights import log_softmax, widen
 from weigher.errors import RequestError
-from weigher.pairs.align_uniform import check_positive
+from weigher.pairs.checks import check_positive, check_rows, check_views
 from weigher.pairs.workers import everyones, mean_over_workers
 
 if TYPE_CHECKING:
@@ -87,18 +87,15 @@ class ReLICLoss(nn.Module):
 
         Shapes: each view `[n, e]` of any length, made unit here; `targets` the same views by the target encoder, which
         get no gradient; weight `[n]` of the things.
-        Raises: RequestError for less than two views, views that differ in shape, rows that are not finite, and one
-        thing alone.
+        Raises: RequestError for less than two views, views that differ in shape, rows that are not finite, weights out
+        of range, and one thing alone.
         """
-        given = views if targets is None else tuple(target.detach() for target in targets)
-        _check_views(views, given, weight)
+        check_views(views, weight, targets=targets)
         config = self.config
         own = [unit(view, weight=weight) for view in views]
-        keys = own if targets is None else [unit(view, weight=weight) for view in given]
+        keys = own if targets is None else [unit(target.detach(), weight=weight) for target in targets]
         counted = torch.ones_like(own[0][:, 0]) if weight is None else weight.to(own[0].dtype)
         (*everyone, counts), offset = everyones(*keys, counted)
-        if len(counts) < 2:
-            raise RequestError(f"a contrastive loss compares things with others, and this batch has {len(counts)}")
         chosen = None if weight is None else counts
         contrasts, penalties = [], []
         for one, two in combinations(range(len(own)), 2):
@@ -178,36 +175,33 @@ def fisher_ratios(features: Float[Tensor, "n f"], labels: Int[Tensor, " n"]) -> 
         F_{kl} = ||m_k - m_l||^2 / (s_k + s_l),   m the mean, s the mean squared distance from it
 
     Shapes: features `[n, f]`, labels `[n]` -> one for each of the c = k (k - 1) / 2 pairs of classes, in [0, inf]; its
-    median is the figure of the paper. Raises: RequestError for labels of another number, or of a single class. Warns:
-    where a class has one member, whose width is 0.
+    median is the figure of the paper. Half precision is returned as float32. Two classes at one place that both have no
+    width are not told apart at all: 0. Raises: RequestError for labels of another number, or of a single class, and for
+    features that are not finite or of no floating type. Warns: of these classes, and where a class has one member,
+    whose width is 0.
 
     >>> fisher_ratios(torch.tensor([[0.0], [2.0], [10.0], [12.0]]), torch.tensor([0, 0, 1, 1]))
     tensor([50.])
     """
     if len(features) != len(labels) or features.dim() != 2:
         raise RequestError(f"features of shape {list(features.shape)} and {len(labels)} labels: one label for each row")
+    check_rows(features, torch.ones_like(labels, dtype=torch.bool), "the features")
     kinds, counts = labels.unique(return_counts=True)
     if len(kinds) < 2:
         raise RequestError(f"Fisher's ratio compares classes, and these labels name {len(kinds)}")
     if (counts == 1).any():
         warnings.warn("a class has one member: its width is 0, and its ratios are too high", stacklevel=2)
-    groups = [features[labels == kind] for kind in kinds]
+    wide = widen(features)
+    groups = [wide[labels == kind] for kind in kinds]
     means = torch.stack([group.mean(0) for group in groups])
     widths = torch.stack([(group - mean).square().sum(1).mean() for group, mean in zip(groups, means, strict=True)])
     one, two = torch.triu_indices(len(kinds), len(kinds), 1)
-    return (means[one] - means[two]).square().sum(1) / (widths[one] + widths[two])
-
-
-def _check_views(views: Sequence[Tensor], targets: Sequence[Tensor], weight: Tensor | None) -> None:
-    shapes = [list(view.shape) for view in (*views, *targets)]
-    if len(views) < 2 or len(targets) != len(views) or any(shape != shapes[0] for shape in shapes):
-        raise RequestError(
-            f"views of shapes {shapes[: len(views)]} and targets of {shapes[len(views) :]}: two views at least, all of "
-            "one shape, and as many targets"
+    apart, width = (means[one] - means[two]).square().sum(1), widths[one] + widths[two]
+    same = (apart == 0) & (width == 0)
+    if same.any():
+        warnings.warn(
+            f"{int(same.sum())} pairs of classes lie at one place and have no width: nothing tells them apart, and "
+            "their ratios are 0",
+            stacklevel=2,
         )
-    for place, view in enumerate((*views, *targets)):
-        kept = view if weight is None else view[weight > 0]
-        if not kept.isfinite().all():
-            raise RequestError(
-                f"view {place % len(views) + 1} holds NaN or infinity; look at what the encoder is given"
-            )
+    return torch.where(same, 0, apart / width)

@@ -22,7 +22,7 @@ lengths (padding never counts), weights of instances, all workers compared, and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -34,8 +34,9 @@ from weigher.core.contrast import BLOCK, nt_xent, unit
 from weigher.core.pooling import weighted_mean
 from weigher.core.weights import length_mask
 from weigher.errors import RequestError
-from weigher.pairs.align_uniform import check_positive, check_same
+from weigher.pairs.checks import check_count, check_positive, check_rows, check_same, check_weight
 from weigher.pairs.workers import everyones, mean_over_workers
+from weigher.train.distribution import gather
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int, Real
@@ -127,7 +128,8 @@ def instance_losses(
     Shapes: both views `[b, m, e]` of any length, made unit here; `real` `[b, m]`; `weight` `[b, m]`, or `[b, 1]` for
     whole sequences, in [0, inf): 0 removes an instance, 2 is two copies of it -> `[b, m]`, 0 where nothing is real.
     Workers may hold different numbers of sequences and instances. Memory: O(b m e + block^2).
-    An instance alone has the loss 0. Raises: RequestError for views of different shapes, and weights of others.
+    An instance alone has the loss 0. Raises: RequestError for views of different shapes, weights of others, and weights
+    out of range.
 
     >>> line = torch.eye(3)[None]
     >>> instance_losses(line, line, temperature=1.0)
@@ -136,7 +138,7 @@ def instance_losses(
     check_same(first, second)
     if real is None:
         real = torch.ones(first.shape[:2], dtype=torch.bool, device=first.device)
-    given = None if weight is None else _spread(weight, real)[real]
+    given = None if weight is None else _spread(weight, (len(real), real.shape[1]))[real]
     one, two = (unit(view[real], weight=given) for view in (first, second))
     counted = torch.ones_like(one[:, 0]) if given is None else given.to(one.dtype)
     (*everyone, counts), offset = everyones(one, two, counted)
@@ -210,7 +212,8 @@ class SeqCLRLoss(nn.Module):
         Shapes: features `[b, t, f]` of two aligned views, of which `lengths` `[b]` frames are real in both, or
         `second_lengths` in the second; `weight` as in `instance_losses`.
         Raises: RequestError as `instances` and `instance_losses`; for views of different numbers of frames under
-        "frame"; for real frames that are not finite; for less than two instances that count, over all workers.
+        "frame"; for real frames that are not finite, but in sequences without any weight, which may hold anything; for
+        less than two instances that count, over all workers.
         """
         views = (first, second)
         counts = [
@@ -218,19 +221,21 @@ class SeqCLRLoss(nn.Module):
             for view, given in zip(views, (lengths, lengths if second_lengths is None else second_lengths), strict=True)
         ]
         self._check(views, counts)
+        alive = torch.ones_like(counts[0], dtype=torch.bool) if weight is None else self._counting(weight, first)
+        check_count(gather(alive.sum()[None]).sum(), "sequences", least=1)
+        # a sequence without weight may hold anything, and must not reach the head
+        views = [view.masked_fill(~alive[:, None, None], 0) for view in views]
+        for place, (view, count) in enumerate(zip(views, counts, strict=True), 1):
+            check_rows(view.masked_fill(~length_mask(count, view.shape[1])[..., None], 0), alive, f"view {place}")
         found = [
             instances(self.head(view, count), count, self.config.mapping, self.config.windows)
             for view, count in zip(views, counts, strict=True)
         ]
         (one, real), (two, _) = found
         each = instance_losses(one, two, real, temperature=self.config.temperature, weight=weight)
-        counted = (real if weight is None else torch.where(real, _spread(weight, real), 0)).to(each.dtype)
+        counted = (real if weight is None else torch.where(real, weight, 0)).to(each.dtype)
         count = everyones(counted[real])[0][0].gt(0).sum()
-        if int(count) < 2:
-            raise RequestError(
-                f"a contrastive loss compares instances with others, and this batch has {int(count)}; give more "
-                "sequences, or cut them into more instances"
-            )
+        check_count(count, "instances")
         cosine = (unit(one, weight=counted) * unit(two, weight=counted)).sum(-1)
         return {
             "loss": mean_over_workers(each[real], counted[real]),
@@ -238,7 +243,7 @@ class SeqCLRLoss(nn.Module):
             "instances": count,
         }
 
-    def _check(self, views: tuple[Tensor, Tensor], lengths: list[Tensor]) -> None:
+    def _check(self, views: Sequence[Tensor], lengths: list[Tensor]) -> None:
         if len(views[0]) != len(views[1]):
             raise RequestError(f"{len(views[0])} sequences in the first view and {len(views[1])} in the second")
         if self.config.mapping == "frame" and (
@@ -248,16 +253,16 @@ class SeqCLRLoss(nn.Module):
                 f"views of {views[0].shape[1]} and {views[1].shape[1]} frames, or of other lengths: frame r of both "
                 "must be a pair; use mapping 'window' or 'all' for views of different lengths"
             )
-        for place, (view, count) in enumerate(zip(views, lengths, strict=True), 1):
+        for place, view in enumerate(views, 1):
             if view.shape[2] != self.features:
                 raise RequestError(
                     f"view {place} has {view.shape[2]} features and the head was made for {self.features}"
                 )
-            wrong = (~view.isfinite().all(-1) & length_mask(count, view.shape[1])).any(1).nonzero()
-            if len(wrong):
-                raise RequestError(
-                    f"row {int(wrong[0])} of view {place} holds NaN or infinity; look at what the encoder is given"
-                )
+
+    def _counting(self, weight: Tensor, first: Tensor) -> Tensor:
+        """Return which sequences `[b]` have any weight."""
+        parts = {"frame": first.shape[1], "window": self.config.windows, "all": 1}[self.config.mapping]
+        return (_spread(weight, (len(first), parts)) > 0).any(1)
 
 
 def checked_lengths(features: Float[Tensor, "b t f"], lengths: Int[Tensor, " b"] | None) -> Int[Tensor, " b"]:
@@ -289,11 +294,12 @@ def _check_mapping(mapping: str, windows: int) -> None:
         raise RequestError(f"windows = {windows}: at least 1 is needed")
 
 
-def _spread(weight: Tensor, real: Tensor) -> Tensor:
+def _spread(weight: Tensor, shape: tuple[int, int]) -> Tensor:
     """Return a weight `[b, m]` or `[b, 1]` as `[b, m]`."""
-    if weight.dim() != 2 or len(weight) != len(real) or weight.shape[1] not in (1, real.shape[1]):
+    if weight.dim() != 2 or len(weight) != shape[0] or weight.shape[1] not in (1, shape[1]):
         raise RequestError(
-            f"weight of shape {list(weight.shape)} for {list(real.shape)} instances: one for each, or [b, 1] for whole "
+            f"weight of shape {list(weight.shape)} for {list(shape)} instances: one for each, or [b, 1] for whole "
             "sequences"
         )
-    return weight.expand(real.shape)
+    check_weight(weight, weight.shape)
+    return weight.expand(shape)

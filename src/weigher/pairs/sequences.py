@@ -29,7 +29,7 @@ from weigher.errors import RequestError
 from weigher.pairs.methods import LossConfig, Method, pair_loss
 from weigher.pairs.pretraining import PretrainConfig, Progress, pretrain_drawn
 from weigher.pairs.seqclr import SeqCLRConfig, SeqCLRLoss
-from weigher.pairs.sequence_views import SpeechViewConfig, speech_view, speech_views
+from weigher.pairs.sequence_views import SpeechViewConfig, furthest, speech_view, speech_views
 from weigher.train.loop import History
 
 if TYPE_CHECKING:
@@ -156,8 +156,8 @@ def pretrain_sequences(
     sequences to the next. `loop.views` is not heeded; `loop.seed` also draws what stands behind the encoder.
 
     Raises: RequestError for no sequences, empty ones, or ones of different widths, for less than two crops, and a slow
-    copy of the encoder where the loss makes no use of it; what `weigher.pairs.pretraining.pretrain_drawn` and the loss
-    raise.
+    copy of the encoder where the loss makes no use of it, and, of aligned views, hidden stretches that are longer than
+    a window; what `weigher.pairs.pretraining.pretrain_drawn` and the loss raise.
     """
     config, loop = config or SequenceConfig(), loop or PretrainConfig()
     if len({one.shape[1:] for one in sequences}) != 1 or not all(map(len, sequences)):
@@ -175,6 +175,9 @@ def pretrain_sequences(
             with_target = loop.target_momentum is not None
             loss = pair_loss(config.method, config.losses, config.embedding, with_target=with_target)
 
+    if aligned:
+        _check_hidden(config, crops.frames)
+
     def draw(chosen: np.ndarray, generator: np.random.Generator) -> list[tuple[Tensor, Tensor]]:
         begins = crops.begins(chosen, generator)
         if aligned:
@@ -186,3 +189,17 @@ def pretrain_sequences(
     return pretrain_drawn(
         model, loss, len(crops), draw, loop, run_dir=run_dir, resume=resume, device=device, progress=progress
     )
+
+
+def _check_hidden(config: SequenceConfig, frames: int) -> None:
+    """Raise RequestError where a stretch of time may be hidden that is longer than the instances of a crop.
+
+    Single frames are hidden by any stretch: of these nothing is asked.
+    """
+    longest = 2 * furthest(frames, config.seqclr.mapping, config.seqclr.windows)
+    hidden = config.views.time_mask_frames if config.views.time_masks else 0
+    if config.seqclr.mapping != "frame" and hidden > longest:
+        raise RequestError(
+            f"time_mask_frames = {hidden} in a crop of {frames} frames, whose instances have {longest:.3g}: nothing of "
+            "an instance would be left to compare; hide less, take longer crops, or fewer windows"
+        )

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from weigher.core.contrast import unit
 from weigher.errors import RequestError
-from weigher.pairs.align_uniform import check_positive
+from weigher.pairs.checks import check_positive, check_views
 from weigher.pairs.codes import balanced_codes, clean, imbalance, used_prototypes
 from weigher.pairs.queue import EmbeddingQueue
 from weigher.pairs.workers import everyones, mean_over_workers
@@ -121,7 +121,8 @@ class SwAVLoss(nn.Module):
 
         Shapes: each view `[n, e]` of any length, made unit here, those of full size first; weight `[n]` of the things.
         Raises: RequestError for less than two views or less than `full_views`, for views that differ in shape or hold
-        what is not finite, and where all weights are 0. Warns: of fewer rows than prototypes, and of a collapse.
+        what is not finite, for weights out of range, and where no row counts. Warns: of fewer rows, in a batch and the
+        queue, than prototypes, and of a collapse.
         """
         config, step = self.config, int(self.steps)
         self._check(views, weight)
@@ -130,13 +131,8 @@ class SwAVLoss(nn.Module):
         own = [unit(view, weight=weight) for view in views]
         counted = torch.ones_like(own[0][:, 0]) if weight is None else weight.to(own[0].dtype)
         (*everyone, counts), offset = everyones(*(rows.detach() for rows in own[: config.full_views]), counted)
-        if self.training and step == 0 == rank() and not self.queues and len(counts) < config.prototypes:
-            warnings.warn(
-                f"a batch of {len(counts)} rows for {config.prototypes} prototypes "
-                f"({len(counts) / config.prototypes:.2f} a prototype): they cannot be used alike; take fewer, larger "
-                "batches, or a queue",
-                stacklevel=2,
-            )
+        if self.training:
+            self._warn_of_few(len(counts), step)
         here = slice(offset, offset + len(counted))
         queues = self._queues() if step >= config.queue_after else []
         assigned = [
@@ -190,15 +186,22 @@ class SwAVLoss(nn.Module):
         full = self.config.full_views
         if len(views) < max(2, full):
             raise RequestError(f"{len(views)} views of which the first {full} are full: at least {max(2, full)} needed")
-        for place, view in enumerate(views, 1):
-            if view.shape != views[0].shape or view.dim() != 2:
-                raise RequestError(
-                    f"view {place} has the shape {list(view.shape)} and view 1 {list(views[0].shape)}: all views need "
-                    "a row for each thing, and one width"
-                )
-            kept = view if weight is None else view[weight > 0]
-            if not bool(kept.isfinite().all()):
-                raise RequestError(f"view {place} holds NaN or infinity; look at what the encoder is given")
+        check_views(views, weight, least=1)
+
+    def _warn_of_few(self, rows: int, step: int) -> None:
+        """Warn, where a kind of batch begins, of less rows to assign than prototypes: a batch, then the queue, too."""
+        config = self.config
+        held = config.queue if step >= config.queue_after else 0
+        begins = step == 0 or (config.queue > 0 and step == config.queue_after)
+        if begins and rank() == 0 and rows + held < config.prototypes:
+            beside = f" and a queue of {held}" if held else ""
+            until = f" until the queue is used after {config.queue_after} steps" if config.queue > held else ""
+            warnings.warn(
+                f"a batch of {rows} rows{beside} for {config.prototypes} prototypes "
+                f"({(rows + held) / config.prototypes:.2f} a prototype){until}: they cannot be used alike; take fewer, "
+                f"larger batches, or a {'longer ' if held else ''}queue",
+                stacklevel=3,
+            )
 
     def _watch(self, level: Tensor, used: Tensor, *, most: int, frozen: bool) -> None:
         """Count the steps in a row that look collapsed, and warn once in a row of them."""

@@ -61,16 +61,16 @@ def random_views(
     True
     """
     b, c = images.shape[:2]
-    drawn = torch.from_numpy(generator.uniform(-1, 1, (b, 5 + c)).astype(np.float32))
+    drawn = torch.from_numpy(generator.uniform(-1, 1, (b, 5 + c)).astype(np.float32)).to(images.device)
     turn, size, right, down, side = drawn[:, :5].T
     angle = turn * math.radians(config.rotation_degrees)
     zoom = 1 + size * config.scale
-    sign = torch.where(side < 0, -1.0, 1.0) if config.mirror else torch.ones(b)
+    sign = torch.where(side < 0, -1.0, 1.0) if config.mirror else torch.ones_like(side)
     cos, sin = angle.cos() / zoom, angle.sin() / zoom
     # rows map places of the view to places of the image, both from -1 to 1
     moves = torch.stack([cos * sign, -sin, 2 * config.shift * right, sin * sign, cos, 2 * config.shift * down], 1)
     grid = F.affine_grid(moves.view(b, 2, 3), list(images.shape), align_corners=False)
     moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
     gained = moved * (1 + config.gain * drawn[:, 5:])[:, :, None, None]
-    noise = torch.from_numpy(generator.standard_normal(images.shape, dtype=np.float32))
+    noise = torch.from_numpy(generator.standard_normal(images.shape, dtype=np.float32)).to(images.device)
     return gained + config.noise * noise
