@@ -2,12 +2,13 @@
 
     python benchmarks/windowed_attention.py [--window W] [--threads T] [--rounds R] [--quick] [--out FILE]
 
-Four ways to the same result: `own`, the library's blocks; `fused`, the same blocks through PyTorch's
-`scaled_dot_product_attention`; `full`, all t x t scores, masked; `full fused`, PyTorch's attention with a t x t mask.
-"train" is forward and backward, with the learned bias of distances where a way can take its gradient; "apply" forward
-alone. Each figure comes from a process of its own, so that its peak memory is its own: what it holds above what it held
-before. A way that would need more than --most-gigabytes is left out. Models train on random ids of the lengths of film
-reviews, with the settings of the library.
+Four ways to the same result: `own`, blocks by matrix products, as the library trains; `fused`, the same blocks through
+PyTorch's `scaled_dot_product_attention`, as the library applies what it has learned; `full`, all t x t scores, masked;
+`full fused`, PyTorch's attention with a t x t mask. "train" is forward and backward, with the learned bias of distances
+where a way can take its gradient; "apply" forward alone, without gradients. Each figure comes from a process of its
+own, so that its peak memory is its own: what it holds above what it held before. A way that would need more than
+--most-gigabytes is left out. Models train on random ids of the lengths of film reviews, with the settings of the
+library.
 """
 
 from __future__ import annotations
@@ -30,25 +31,12 @@ def attend(way: str, qkv: Any, window: int, bias: Any) -> Any:
     import torch
     import torch.nn.functional as F
 
-    from weigher.tokens.local_attention import windowed_attention
+    from weigher.tokens.local_attention import attention_in_blocks, by_fused, by_products
 
     q, k, v = qkv
-    if way == "own":
-        return windowed_attention(q, k, v, window, bias=bias)
+    if way in ("own", "fused"):
+        return attention_in_blocks(q, k, v, window, by_products if way == "own" else by_fused, bias=bias)
     t, radius = q.shape[2], window // 2
-    if way == "fused":
-        size = max(16, 2 * radius)
-        fill = -t % size
-        blocks = F.pad(q, (0, 0, 0, fill)).unflatten(2, (-1, size)).transpose(1, 2).flatten(0, 1)
-        around = (F.pad(x, (0, 0, radius, radius + fill)).unfold(2, size + 2 * radius, size) for x in (k, v))
-        keys, values = (x.permute(0, 2, 1, 4, 3).flatten(0, 1) for x in around)
-        count = len(blocks) // len(q)
-        place = torch.arange(size + 2 * radius) - torch.arange(size)[:, None]
-        row = torch.arange(count)[:, None, None] * size + torch.arange(size + 2 * radius) - radius
-        seen = (place >= 0) & (place < window) & ((row >= 0) & (row < t) | (place == radius))
-        added = bias[:, place.clamp(0, window - 1)].masked_fill(~seen[:, None], -torch.inf)
-        found = F.scaled_dot_product_attention(blocks, keys, values, attn_mask=added.repeat(len(q), 1, 1, 1))
-        return found.unflatten(0, (len(q), count)).transpose(1, 2).flatten(2, 3)[:, :, :t]
     place = torch.arange(t) - torch.arange(t)[:, None] + radius
     added = bias[:, place.clamp(0, window - 1)].masked_fill((place < 0) | (place >= window), -torch.inf)
     if way == "full":

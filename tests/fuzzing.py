@@ -39,6 +39,8 @@ from weigher.recordings.index import PeopleIndex
 from weigher.recordings.model import FrontConfig, ModelConfig, RecordingModel
 from weigher.recordings.recorded import Recorded
 from weigher.recordings.weigher import WeigherConfig
+from weigher.tokens.classifier import ClassifierConfig, SentimentClassifier
+from weigher.tokens.token_scores import ScorerConfig
 from weigher.train.state import load_tensors, save_tensors
 
 HANG_SECONDS, GIGABYTE = 10, 1 << 30
@@ -182,6 +184,20 @@ def _texts(folder: Path) -> None:
     (folder / "a.jsonl").write_text('{"text": "good", "label": 1}\n{"text": "bad", "label": "x"}\n')
 
 
+def _token_model(folder: Path) -> None:
+    scorer = ScorerConfig("local-attention", embedding=4, layers=(4,), heads=2)
+    config = ClassifierConfig(scorer=scorer, epochs=1, batch=8)
+    learned = SentimentClassifier(config=config, device="cpu").fit(["good film", "bad film"] * 8, ["pos", "neg"] * 8)
+    learned.save_pretrained(folder)
+
+
+def _read_token_model(folder: Path) -> None:
+    learned = SentimentClassifier.from_pretrained(folder, device="cpu")
+    learned.explain("good, bad or neither").to_html()
+    learned.save_pretrained(folder / "again")
+    SentimentClassifier.from_pretrained(folder / "again", device="cpu")
+
+
 def _vectors(folder: Path) -> None:
     (folder / "v.txt").write_text("2 3\ngood 0.5 1 2\nbad -1 0 1e3\n")
 
@@ -211,6 +227,7 @@ READERS = {
     ),
     "audio": Reader(_audio, _read_audio, tuple(f"a.{e}" for e in ("wav", "flac", "ogg", "au", "w64", "aiff", "caf"))),
     "model": Reader(_model, Diarizer.from_pretrained, ("config.json", "model.safetensors")),
+    "token model": Reader(_token_model, _read_token_model, ("config.json", "model.safetensors", "vocabulary.json")),
     "people": Reader(_index, _read_index, ("people.sqlite",)),
     "texts": Reader(_texts, _every(texts.read_texts, "a.csv", "a.jsonl"), ("a.csv", "a.jsonl")),
     "vectors": Reader(_vectors, _every(lambda path: vectors.read_vectors(path, {"good"}), "v.txt"), ("v.txt",)),

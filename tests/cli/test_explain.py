@@ -1,12 +1,17 @@
 """From a file of texts to a model to the words that count, through the command line."""
 
+import io
 import json
+import os
+import subprocess
+import sys
 import typing
 
 import pytest
 
 from weigher.cli import tokens
 from weigher.cli.main import main
+from weigher.tokens.classifier import SentimentClassifier
 from weigher.tokens.token_scores import MODELS
 
 
@@ -48,6 +53,44 @@ def test_json_at_the_end_of_training(texts, tmp_path, capsys):
     assert done["tokens_per_second"] > 0
     assert main(["tokens", str(texts), "--out", str(tmp_path), "--epochs", "1", "--resume", "--quiet"]) == 0
     assert "learned from 120 texts" in capsys.readouterr().out
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "- Data: `reviews.csv`" in card
+    assert "- Vectors for: 12 different words" in card
+    assert main(["tokens", str(texts), "--out", str(tmp_path), "--epochs", "2", "--resume", "--quiet"]) == 2
+    assert "epochs = 1 (now 2)" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        *("config.json", "model/model.safetensors", "model.safetensors", "last.safetensors", "listen/last.safetensors"),
+        *("list.json", "encoder/config.json", "data.json", "results.json", "people.sqlite", "metrics.jsonl"),
+    ],
+)
+@pytest.mark.parametrize("resume", [False, True])
+def test_another_run_or_model_is_left_alone(held, resume, texts, tmp_path, capsys):
+    path = tmp_path / "run" / held
+    path.parent.mkdir(parents=True)
+    path.write_text("another's")
+    assert main(["tokens", str(texts), "--out", str(tmp_path / "run"), *(["--resume"] if resume else [])]) == 2
+    shown = " ".join(capsys.readouterr().err.split())
+    assert ("holds no run of `weigher tokens`" if resume else held.partition("/")[0]) in shown
+    assert path.read_text() == "another's"
+    assert len(list((tmp_path / "run").rglob("*"))) == held.count("/") + 1
+
+
+@pytest.mark.parametrize("inside", ["", "/deeper/run"])
+def test_a_run_cannot_be_in_a_file(inside, texts, tmp_path, capsys):
+    (tmp_path / "taken").write_text("mine")
+    assert main(["tokens", str(texts), "--out", f"{tmp_path}/taken{inside}"]) == 2
+    assert "is a file; give a folder" in " ".join(capsys.readouterr().err.split())
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_a_folder_that_may_not_be_written_to_is_told_before_the_work(texts, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tokens.os, "access", lambda path, mode: False)
+    assert main(["tokens", str(texts), "--out", str(tmp_path / "run")]) == 2
+    assert "may not write" in " ".join(capsys.readouterr().err.split())
 
 
 def test_explain_shows_the_answer_the_text_and_the_figures(model, capsys):
@@ -75,6 +118,36 @@ def test_json_has_every_word_and_adds_up(model, capsys):
     assert found["words"][0]["known"] is False
 
 
+def test_a_dash_reads_the_text_from_standard_input(model, monkeypatch, capsys):
+    text = "\ufeffA good film \u2026 " * 20_000  # too long for a command line
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode()), encoding="ascii"))
+    assert main(["explain", str(model), "-", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["words"]) == 80_000 + 19_999  # but for the mark at the very beginning, each is a sign of its own
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("good café".encode("latin-1"))))
+    assert main(["explain", str(model), "-"]) == 2
+    assert "standard input is not UTF-8 (byte 8)" in capsys.readouterr().err
+
+
+def test_letters_that_the_output_does_not_know_are_question_marks(model):
+    """In a process of its own, whose output is a pipe of ASCII."""
+    program = "import sys; from weigher.cli.main import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "explain", str(model), "A good café …"]
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, env=ascii_only, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"A good caf? ?" in done.stdout
+    assert b"contribution" in done.stdout
+
+
+def test_an_answer_that_is_no_number_is_told(model, tmp_path, capsys):
+    loaded = SentimentClassifier.from_pretrained(model)
+    loaded.model_.embedding.weight.data.fill_(float("nan"))
+    loaded.save_pretrained(tmp_path / "spoilt")
+    assert main(["explain", str(tmp_path / "spoilt"), "a good film"]) == 1
+    assert "no finite logit" in capsys.readouterr().err
+
+
 def test_html_is_written_and_escaped(model, tmp_path, capsys):
     page = tmp_path / "words.html"
     assert main(["explain", str(model), "<img src=x> good film", "--html", str(page)]) == 0
@@ -95,6 +168,8 @@ def test_a_text_without_words(model, capsys):
         (["explain", "nowhere", "text"], "there is no model folder nowhere"),
         (["tokens", "nowhere.csv", "--out", "run"], "does not exist"),
         (["tokens", "texts.txt", "--out", "run"], "needs to end in"),
+        (["tokens", "one.csv", "--out", "run", "--seed", "-1"], "seed = -1"),
+        (["tokens", "one.csv", "--out", "run", "--resume"], "holds no run"),
         (["tokens", "one.csv", "--out", "run"], "1 kinds, needed are two"),
         (["tokens", "latin.csv", "--out", "run"], "line 2: this is not UTF-8"),
     ],

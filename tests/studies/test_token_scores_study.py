@@ -14,7 +14,7 @@ from weigher.tokens.local_attention import window_radius
 from weigher.tokens.token_scores import ScorerConfig, TokenScorer
 from weigher.tokens.words import split_words
 
-*ABOVE, BEST, GRU_WINS, COUNTING, COUNTING_PAIRS, TURNED = study.STUDY.claims
+*ABOVE, BEST, GRU_WINS, COUNTING, COUNTING_PAIRS, TURNED, FAST = study.STUDY.claims
 POSITIVE = {pair.plain: pair.plain_is_positive for group in PAIRS.values() for pair in group}
 NEGATED = {pair.negated: not pair.plain_is_positive for group in PAIRS.values() for pair in group}
 
@@ -137,6 +137,21 @@ def test_the_tale_of_the_two_sentences_has_to_be_as_it_is_told():
     assert judge(GRU_WINS, rows()).measured == "64: +3.0, 120: +3.0"
 
 
+@pytest.mark.parametrize(
+    ("seconds", "reviews", "measured", "held"),
+    [
+        (59.9, 25_000, "59.9 s", True),
+        (60.0, 25_000, "60 s", False),
+        (4.0, 2000, "50 s, in proportion to 4 s on 2,000", True),
+        (5.0, 2000, "62.5 s, in proportion to 5 s on 2,000", False),
+    ],
+)
+def test_the_time_of_an_epoch_is_that_of_all_reviews(seconds, reviews, measured, held):
+    made = [Row(study.MLP, "training seconds an epoch", seconds, 0.1, 3)]
+    verdict = judge(FAST, [*made, Row("training file", "reviews learned from", float(reviews), None, 1)])
+    assert (verdict.measured, verdict.held) == (measured, held)
+
+
 def test_a_tiny_run_gives_every_model_its_rows(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     for part in ("train", "test"):
@@ -166,7 +181,8 @@ def test_a_tiny_run_gives_every_model_its_rows(tmp_path, monkeypatch):
     assert found[study.GRU, "training tokens/s"].mean > 0
     assert found[study._reported(study.LOCAL), "F1 %"].mean == 87.3
     assert (study.LOCAL, f"logit by word 3: {next(iter(study.SENTENCES))}") in found
-    assert len(result.claims) == 10
+    assert found["training file", "reviews learned from"].mean == 40
+    assert len(result.claims) == 11
     assert (tmp_path / "out" / "token_scores.png").stat().st_size > 1000
     assert {"models, seed 1", "train, gru 120, seed 0"} <= stages
     assert len(list((tmp_path / "out" / "parts").iterdir())) == 2 + 2 * 7

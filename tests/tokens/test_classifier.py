@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from weigher.errors import RequestError
+from weigher.errors import RequestError, WeigherError
 from weigher.tokens.classifier import SentimentClassifier
 from weigher.tokens.inputs import two_classes
 from weigher.tokens.learning import ClassifierConfig
@@ -147,6 +148,16 @@ def test_a_saved_model_of_ids_keeps_its_labels(tmp_path):
         (lambda folder: rewrite(folder, lambda plain: plain.pop("classes")), "does not describe"),
         (lambda folder: (folder / "vocabulary.json").write_text('{"words": ["a"]}'), "not the vocabulary"),
         (lambda folder: (folder / "vocabulary.json").unlink(), "cannot be read"),
+        (lambda folder: (folder / "vocabulary.json").write_text("[1]"), "not the vocabulary"),
+        (lambda folder: words(folder, lambda known: [0, *known[1:]]), "not the vocabulary"),
+        (lambda folder: rewrite(folder, lambda plain: plain.update(classes=[[], "1"])), r"classes are \[\[\], '1'\]"),
+        (lambda folder: rewrite(folder, lambda plain: plain.update(classes=[True, False])), "classes are"),
+        (lambda folder: rewrite(folder, lambda plain: plain.update(classes=[1, 1])), "classes are"),
+        (lambda folder: rewrite(folder, lambda plain: plain.update(classes=[0, 1, 2])), "does not describe"),
+        (lambda folder: rewrite(folder, lambda plain: plain["config"].update(epochs=2.5)), "epochs is 2.5"),
+        (lambda folder: rewrite(folder, lambda plain: plain["config"].update(held_out=float("nan"))), "not describe"),
+        (lambda folder: rewrite(folder, lambda plain: plain["origin"].update(accuracy="much")), "accuracy of its"),
+        (lambda folder: rewrite(folder, lambda plain: plain["config"]["scorer"].update(layers=[16, 4])), "head.2"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"1234"), "damaged"),
         (lambda folder: (folder / "model.safetensors").rename(folder / "model.pt"), "a pickle"),
     ],
@@ -156,6 +167,65 @@ def test_a_damaged_folder_is_refused(spoil, message, fitted, tmp_path):
     spoil(tmp_path)
     with pytest.raises(RequestError, match=message):
         SentimentClassifier.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda plain: plain.update(tokens=3_000_000),
+        lambda plain: plain.update(tokens=10**15),
+        lambda plain: plain.update(tokens=10**30),
+        lambda plain: plain["config"]["scorer"].update(embedding=10**8, heads=10**8),
+        lambda plain: plain["config"]["scorer"].update(hidden=10**9, window=10**9 + 1, layers=[10**9]),
+    ],
+)
+def test_sizes_that_a_folder_boasts_of_are_never_made(model, spoil, fitted, tmp_path):
+    fitted(model).save_pretrained(tmp_path)
+    rewrite(tmp_path, spoil)
+    with _Frugal(), pytest.raises(RequestError, match=r"shape|describe|not the vocabulary"):
+        SentimentClassifier.from_pretrained(tmp_path)
+
+
+class _Frugal(TorchDispatchMode):
+    """Lets no operation make a tensor of 1,000 numbers or more in real memory."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        for tensor in found if isinstance(found, tuple | list) else (found,):
+            if isinstance(tensor, torch.Tensor) and tensor.device.type != "meta":
+                assert tensor.numel() < 1000
+        return found
+
+
+def test_the_card_says_where_a_model_comes_from_and_keeps_it(tmp_path):
+    texts, labels = reviews(400)
+    classifier = SentimentClassifier(config=config(epochs=2, held_out=0.1)).fit(texts, labels, data="re`views.csv")
+    classifier.save_pretrained(tmp_path / "first")
+    card = (tmp_path / "first" / "README.md").read_text(encoding="utf-8")
+    best = next(r for r in classifier.history_.validation if r["step"] == classifier.history_.best_step)
+    for line in (
+        "- Data: `re'views.csv`",
+        "- Texts: 400",
+        f"- Vectors for: {len(classifier.vocabulary_)} different words",
+        "- Classes: 0, 1",
+        "- Epochs: 2",
+        "- Seed: 0",
+        f"- Right: {best['accuracy']:.1%} of 40 held-out texts",
+    ):
+        assert f"{line}\n" in card
+    assert f"torch {torch.__version__}" in card
+    SentimentClassifier.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "second")
+    assert (tmp_path / "second" / "README.md").read_text(encoding="utf-8") == card
+    rewrite(tmp_path / "first", lambda plain: plain.pop("origin"))  # of a folder of before nothing is known
+    SentimentClassifier.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "third")
+    plain = (tmp_path / "third" / "README.md").read_text(encoding="utf-8")
+    assert not any(word in plain for word in ("Data:", "Texts:", "Right", "Commit", "torch"))
+
+
+def words(folder, change):
+    path = folder / "vocabulary.json"
+    path.write_text(json.dumps({"words": change(json.loads(path.read_text())["words"])}))
 
 
 def rewrite(folder, change):
@@ -173,6 +243,10 @@ def test_vectors_that_are_given_are_where_learning_begins(tmp_path):
     assert classifier.config.scorer.embedding == 4
     row = classifier.vocabulary_.ids(["great"])[0]
     assert classifier.model_.embedding.weight[row].tolist() == pytest.approx([1.5, -1, 2, 0], abs=1e-9)
+    attention = SentimentClassifier(config=config("local-attention", epochs=1))  # 2 heads, which do not divide 3
+    (tmp_path / "glove.txt").write_text("good 1 2 3\n")
+    attention.fit(texts, labels, vectors=tmp_path / "glove.txt")
+    assert (attention.config.scorer.embedding, attention.config.scorer.heads) == (3, 1)
     (tmp_path / "glove.txt").write_text("good 1 nan\n")
     with pytest.raises(RequestError, match="line 1, word 'good': the vector holds NaN"):
         SentimentClassifier(config=config()).fit(texts, labels, vectors=tmp_path / "glove.txt")
@@ -214,8 +288,16 @@ def test_empty_texts_in_training_are_no_fault():
         (["a a", "b b"], [float("nan"), 1], None, r"labels\[0\] is nan"),
         (["", "  "], [0, 1], None, "none holds a token"),
         (["a", "b"], [0, 1], None, "occurs 2 times"),
-        (["a a", 7], [0, 1], None, r"texts\[0\] is str 'a a'"),
-        (["a a", None], [0, 1], None, "texts throughout"),
+        (["a a", 7], [0, 1], None, r"texts\[1\] is int 7; needed are texts throughout"),
+        (["a a"] * 19 + [None, 7], [0, 1] * 10, None, r"texts\[19\] is NoneType None"),
+        (["a a"] * 19 + [float("nan")], [0, 1] * 10, None, r"texts\[19\] is float nan"),
+        ([[1], "a a"], [0, 1], None, r"texts\[0\] is list \[1\]"),
+        ([None, None], [0, 1], None, r"texts\[0\] is NoneType None"),
+        ([[1, [2]], [3]], [0, 1], None, r"texts\[0\] is list \[1, \[2\]\]"),
+        (None, [0, 1], None, "the texts are NoneType None"),
+        (["a a", "b b"], 5, None, "the labels are int 5"),
+        (["a a", "b b"], None, None, "the labels are NoneType None"),
+        (["a a", "b b"], np.array(5), None, "the labels are ndarray"),
         ([[0, 1], [0.5]], [0, 1], None, r"texts\[1\] is list \[0.5\]"),
         ([[0, -1], [2]], [0, 1], None, "sequence 0 holds the id -1"),
         (np.zeros((2, 3), int), [0, 1], None, "without lengths"),
@@ -241,11 +323,17 @@ def test_what_cannot_be_applied_is_refused(fitted):
         fitted("token-mlp").explain([1, 2])
     with pytest.raises(RequestError, match="one text is given"):
         fitted("token-mlp").predict("good")
+    with pytest.raises(RequestError, match="texts are NoneType None"):
+        fitted("token-mlp").predict(None)
+    with pytest.raises(RequestError, match=r"texts\[1\] is NoneType None"):
+        fitted("token-mlp").predict(["good", None])
+    with pytest.raises(RequestError, match="labels are NoneType None"):
+        fitted("token-mlp").score(["good"], None)
     with pytest.raises(RequestError, match="was not learned"):
         fitted("token-mlp").score(["good"], ["good"])
     with pytest.raises(RequestError, match="1 texts and 2 labels"):
         fitted("token-mlp").score(["good"], [0, 1])
-    for wrong in ({"epochs": 0}, {"held_out": 1.0}, {"word_dropout": -0.1}):
+    for wrong in ({"epochs": 0}, {"held_out": 1.0}, {"word_dropout": -0.1}, {"seed": -1}):
         with pytest.raises(RequestError, match=next(iter(wrong))):
             replace(ClassifierConfig(), **wrong)
 
@@ -256,12 +344,42 @@ def test_labels_keep_their_kind():
     assert two_classes(torch.tensor([3, -1]), 2)[1].tolist() == [1, 0]
 
 
-def test_a_text_of_a_million_words(fitted):
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [("token-mlp", 100_000), ("weighted-mlp", 100_000), ("local-attention", 1_000_000), ("gru", 10_000)],
+)
+def test_a_text_of_up_to_a_million_words(model, words, fitted):
     """It says the same again and again: the answer is that of a thousand words, whose edges hardly count either."""
-    classifier, text = fitted("local-attention"), "the film was good ! "
-    found = classifier.explain(text * 200_000)
-    assert len(found.tokens) == 1_000_000
+    classifier, text = fitted(model), "the film was good ! "
+    found = classifier.explain(text * (words // 5))
+    assert len(found.tokens) == words
     assert found.logit == pytest.approx(classifier.decision_function([text * 200])[0], abs=0.01)
+
+
+def test_a_state_that_explodes_is_told_and_never_an_answer():
+    torch.manual_seed(0)
+    classifier = SentimentClassifier(config=config("rnn", epochs=1)).fit(*reviews(60))
+    classifier.model_.recurrence.state_weight.data.copy_(1.2 * torch.eye(16))  # 1.2^500 is still a float32
+    assert np.isfinite(classifier.decision_function(["good film " * 100])).all()
+    for length in (500, 5000):  # the second is read in pieces
+        text = "good film " * length
+        why = rf"has {2 * length:,} tokens and no finite logit: a state of ReLU .* train a gru"
+        with pytest.raises(WeigherError, match=rf"^texts\[1\] {why}"):
+            classifier.predict(["good", text])
+        with pytest.raises(WeigherError, match=f"^the text {why}"):
+            classifier.explain(text)
+        assert not classifier.model_.training
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_weights_that_are_no_numbers_are_told(model):
+    classifier = SentimentClassifier(config=config(model, epochs=1)).fit(*reviews(60))
+    name, weight = list(classifier.model_.named_parameters())[-1]
+    weight.data.fill_(torch.nan)
+    for ask in (lambda: classifier.predict_proba(["a film"]), lambda: classifier.explain("a film")):
+        with pytest.raises(WeigherError, match=rf"2 tokens and no finite logit: {name} of the model holds NaN"):
+            ask()
+    assert classifier.predict_proba([""]).tolist() == [[0.5, 0.5]]
 
 
 def test_a_very_long_text_in_training_is_read_up_to_its_limit():

@@ -10,7 +10,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from contract import Subject, check_laws
 from weigher.errors import RequestError
-from weigher.tokens.local_attention import LocalAttention, first_bias, window_radius, windowed_attention
+from weigher.tokens.local_attention import (
+    LocalAttention,
+    attention_in_blocks,
+    by_fused,
+    by_products,
+    first_bias,
+    window_radius,
+    windowed_attention,
+)
 
 
 def full_attention(q, k, v, window, bias=None):
@@ -33,8 +41,43 @@ def drawn(batch, heads, t, d, dtype=torch.float64):
 def test_equals_masked_full_attention(t, window):
     q, k, v = drawn(2, 3, t, 4)
     bias = torch.randn(3, window, dtype=torch.float64)
-    assert torch.allclose(windowed_attention(q, k, v, window, bias=bias), full_attention(q, k, v, window, bias))
-    assert torch.allclose(windowed_attention(q, k, v, window), full_attention(q, k, v, window))
+    for needs_gradient in (False, True):  # by fused attention, by products
+        q.requires_grad_(needs_gradient)
+        assert torch.allclose(windowed_attention(q, k, v, window, bias=bias), full_attention(q, k, v, window, bias))
+        assert torch.allclose(windowed_attention(q, k, v, window), full_attention(q, k, v, window))
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 0.05)])
+@pytest.mark.parametrize("window", [1, 5, 17, 41])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("biased", [False, True])
+def test_the_two_ways_are_one(dtype, bound, window, masked, biased):
+    q, k, v = drawn(3, 2, 70, 8, dtype)
+    bias = torch.randn(2, window).to(dtype) if biased else None
+    mask = torch.rand(3, 70) < 0.6 if masked else None
+    ways = [attention_in_blocks(q, k, v, window, way, bias=bias, mask=mask) for way in (by_products, by_fused)]
+    assert ways[0].dtype == ways[1].dtype == dtype
+    assert (ways[0] - ways[1]).abs().max() < bound
+    if masked:
+        assert not ways[1].transpose(1, 2)[~mask].any()
+
+
+def test_fused_attention_is_for_when_no_gradient_is_needed(monkeypatch):
+    called = []
+    true = F.scaled_dot_product_attention
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *x, **more: (called.append(1), true(*x, **more))[1])
+    layer, x = LocalAttention(6, window=5, heads=2), torch.randn(1, 20, 6)
+    layer(x).sum().backward()
+    assert not called
+    assert layer.bias.grad.any()
+    with torch.no_grad():
+        layer(x)
+    assert len(called) == 1
+    q, k, v = drawn(1, 2, 20, 4)
+    windowed_attention(q, k, v, 5)
+    assert len(called) == 2
+    windowed_attention(q, k, v, 5, bias=torch.zeros(2, 5, dtype=torch.float64, requires_grad=True)).sum().backward()
+    assert len(called) == 2
 
 
 def test_masked_tokens_are_looked_at_by_nobody():
@@ -88,12 +131,16 @@ class _Largest(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("window", [5, 33])
-def test_no_tensor_grows_faster_than_t(window):
+@pytest.mark.parametrize("train", [True, False])
+def test_no_tensor_grows_faster_than_t(window, train):
     largest = []
     for t in (512, 2048):
-        q, k, v = (x.requires_grad_() for x in drawn(1, 2, t, 4, torch.float32))
+        q, k, v = (x.requires_grad_(train) for x in drawn(1, 2, t, 4, torch.float32))
+        bias = torch.zeros(2, window, requires_grad=train)
         with _Largest() as seen:
-            windowed_attention(q, k, v, window).sum().backward()
+            found = windowed_attention(q, k, v, window, bias=bias)
+            if train:
+                found.sum().backward()
         largest.append(seen.elements)
     assert largest[1] <= 4 * largest[0]
     assert largest[1] <= 2 * 2048 * 2 * max(16, window - 1)  # heads * t * (block + halo), far from t^2

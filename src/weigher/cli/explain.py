@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from weigher.cli import console
+from weigher.errors import RequestError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,7 +28,7 @@ class Options:
     model: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")]
     """Folder of a model that `weigher tokens` wrote (RUN/model)."""
     text: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TEXT")]
-    """The text, in quotes."""
+    """The text, in quotes; - reads it from standard input, as UTF-8."""
     html: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Write a page with the coloured text, too."""
     device: str = "auto"
@@ -42,7 +44,8 @@ def run(options: Options) -> int:
     from weigher.io.atomic import writing
     from weigher.tokens.classifier import SentimentClassifier
 
-    explanation = SentimentClassifier.from_pretrained(options.model, device=options.device).explain(options.text)
+    classifier = SentimentClassifier.from_pretrained(options.model, device=options.device)
+    explanation = classifier.explain(_read_stdin() if options.text == "-" else options.text)
     if options.html is not None:
         with writing(options.html, "w") as file:
             file.write(explanation.to_html())
@@ -52,11 +55,25 @@ def run(options: Options) -> int:
         return 0
     out = Console()
     likely = max(explanation.probability, 1 - explanation.probability)
-    out.print(f"{explanation.prediction} ({likely:.1%}, logit {explanation.logit:+.3f})", markup=False, highlight=False)
-    out.print(explanation.to_rich())
-    if explanation.tokens:
-        out.print(_table(explanation))
+    verdict = f"{explanation.prediction} ({likely:.1%}, logit {explanation.logit:+.3f})"
+    with out.capture() as captured:
+        out.print(verdict, markup=False, highlight=False)
+        out.print(explanation.to_rich())
+        if explanation.tokens:
+            out.print(_table(explanation))
+    encoding = sys.stdout.encoding or "utf-8"  # of a terminal or pipe that may not know all letters of the text
+    sys.stdout.write(captured.get().encode(encoding, "replace").decode(encoding))
     return 0
+
+
+def _read_stdin() -> str:
+    """Return standard input as text; RequestError where it is not UTF-8."""
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RequestError(
+            f"standard input is not UTF-8 (byte {error.start}); turn it into UTF-8, for instance with iconv"
+        ) from error
 
 
 def _table(explanation: Explanation) -> Table:

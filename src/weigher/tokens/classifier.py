@@ -11,9 +11,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,33 +20,20 @@ import numpy as np
 import torch
 
 from weigher.errors import RequestError
-from weigher.io.folders import CARD, CONFIG, WEIGHTS, read_folder, read_json, write_folder
 from weigher.io.vectors import read_vectors
 from weigher.tokens.explanation import Explanation
-from weigher.tokens.inputs import Label, Texts, are_texts, listed, sequences_of, split_all, two_classes
-from weigher.tokens.learning import ClassifierConfig, Progress, decide, learn, read_tokens
+from weigher.tokens.folders import Saved, read_classifier, write_classifier
+from weigher.tokens.inputs import Label, Texts, are_texts, listed, listed_labels, sequences_of, split_all, two_classes
+from weigher.tokens.learning import ClassifierConfig, Progress, decide, learn, no_finite_logit, read_tokens
+from weigher.tokens.model_card import Origin, origin_of
 from weigher.tokens.sequences import Sequences
-from weigher.tokens.token_scores import Model, ScorerConfig, TokenScorer
+from weigher.tokens.token_scores import Model, TokenScorer
+from weigher.tokens.training_data import TrainingData, keep_data
 from weigher.tokens.words import Vocabulary, locate_words
 from weigher.train.distribution import resolve_device
 from weigher.train.loop import History
-from weigher.train.state import load_weights
 
-_FORMAT, _VOCABULARY = "weigher.token-scores.1", "vocabulary.json"
 _MOST_IDS = 10_000_000
-_CARD = """---
-library_name: weigher
-tags: [text-classification, interpretability]
----
-
-# Which words count: {model}
-
-- Classes: {classes}
-- Learned from {texts} texts of {words} words, {epochs} epochs, seed {seed}
-
-Load with `weigher.tokens.SentimentClassifier.from_pretrained(folder)`. Every prediction is the sum of what its words
-say, times how much each counts: `explain(text)` shows both.
-"""
 
 
 class SentimentClassifier:
@@ -76,7 +62,7 @@ class SentimentClassifier:
         self.vocabulary_: Vocabulary | None = None
         self.classes_: tuple[Label, ...] = ()
         self.history_: History | None = None
-        self._texts = 0
+        self._origin = Origin()
 
     def fit(
         self,
@@ -87,13 +73,16 @@ class SentimentClassifier:
         vectors: str | Path | None = None,
         run_dir: str | Path | None = None,
         resume: bool = False,
+        data: str = "",
         progress: Progress | None = None,
     ) -> SentimentClassifier:
         """Learn from texts, or ids of tokens, with a label each: whole numbers or words, two different ones.
 
-        `vectors` is a text file of word vectors to begin with (GloVe, word2vec); word vectors then have its width. In
-        `run_dir` go metrics and checkpoints, from which `resume` goes on. Raises RequestError for what cannot be
-        learned from, WeigherError where training fails.
+        `vectors` is a text file of word vectors to begin with (GloVe, word2vec); word vectors then have its width, and
+        attention the largest number of heads, up to the configured one, that divides it. In `run_dir` go metrics and
+        checkpoints, from which `resume` goes on with the same texts, labels and settings. `data` is the name of the
+        texts for the model card. Raises RequestError for what cannot be learned from or resumed, WeigherError where
+        training fails.
         """
         given: Any = listed(texts) if lengths is None else texts
         if lengths is None and are_texts(given):
@@ -118,25 +107,31 @@ class SentimentClassifier:
         if vectors is not None and vocabulary is not None:
             first = read_vectors(vectors, vocabulary, progress=progress)
             width = len(next(iter(first.values())))
-            config = replace(config, scorer=replace(config.scorer, embedding=width))
+            heads = next(count for count in range(config.scorer.heads, 0, -1) if width % count == 0)
+            config = replace(config, scorer=replace(config.scorer, embedding=width, heads=heads))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             model = TokenScorer(known, config.scorer)
         if vocabulary is not None and first:
             rows = torch.from_numpy(vocabulary.ids(list(first)))
             model.embedding.weight.data[rows] = torch.from_numpy(np.stack(list(first.values())))
+        folder = None if run_dir is None else Path(run_dir)
+        if folder is not None:
+            words = () if vocabulary is None else vocabulary.words
+            keep_data(folder, TrainingData.of(classes, corpus, targets, words, config), resume=resume)
         self.history_ = learn(
             model,
             corpus,
             targets,
             config,
-            run_dir=None if run_dir is None else Path(run_dir),
+            run_dir=folder,
             resume=resume,
             device=self.device,
             progress=progress,
         )
         self.config, self.model_, self.vocabulary_ = config, model.eval(), vocabulary
-        self.classes_, self._texts = classes, len(corpus)
+        self.classes_ = classes
+        self._origin = origin_of(self.history_, config, data=data, texts=len(corpus), device=self.device)
         return self
 
     def decision_function(
@@ -148,7 +143,8 @@ class SentimentClassifier:
     ) -> np.ndarray:
         """Return the logit of the second class, float64 `[n]`; 0 for a text without words, of which nothing is known.
 
-        Raises RequestError for a model that was not fitted, and for texts where it has learned ids, or ids for texts.
+        Raises RequestError for a model that was not fitted, and for texts where it has learned ids, or ids for texts;
+        WeigherError, naming the text, for a logit that is not finite, as an `rnn` may give for long texts.
         """
         model = self._fitted()
         corpus = self._corpus(listed(texts) if lengths is None else texts, lengths, progress)
@@ -178,7 +174,8 @@ class SentimentClassifier:
 
     def score(self, texts: Texts, labels: Iterable[Label], lengths: Any = None) -> float:
         """Return the share of texts whose label `predict` finds, from 0 to 1."""
-        found, wanted = self.predict(texts, lengths), list(labels)
+        wanted = listed_labels(labels)
+        found = self.predict(texts, lengths)
         if len(found) != len(wanted) or not wanted:
             raise RequestError(f"{len(found)} texts and {len(wanted)} labels are given; each text needs one label")
         strange = next((label for label in wanted if label not in self.classes_), None)
@@ -205,6 +202,8 @@ class SentimentClassifier:
             shown = " ".join(names)
         found = read_tokens(model, *Sequences.of([ids]).padded(np.array([0])))
         scores, weights = (part[0, : len(ids)].double().cpu().numpy() for part in (found.scores, found.weights))
+        if not (np.isfinite(scores).all() and np.isfinite(weights).all()):
+            raise no_finite_logit(model, "the text", len(ids))
         return Explanation(
             text=shown,
             tokens=tuple(shown[start:end] for start, end in places),
@@ -217,41 +216,16 @@ class SentimentClassifier:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json`, `model.safetensors`, `vocabulary.json` (where it learned texts) and a model card."""
-        model, vocabulary = self._fitted(), self.vocabulary_
-        words = model.embedding.num_embeddings - 1
-        card = _CARD.format(
-            model=self.config.scorer.model,
-            classes=", ".join(map(str, self.classes_)),
-            texts=self._texts or "unknown",
-            words=words,
-            epochs=self.config.epochs,
-            seed=self.config.seed,
-        )
-        texts = {CARD: card}
-        if vocabulary is not None:
-            texts[_VOCABULARY] = json.dumps({"words": vocabulary.words})
-        learned = "ids" if vocabulary is None else "texts"
-        plain = {"learned": learned, "tokens": words, "classes": self.classes_, "config": asdict(self.config)}
-        write_folder(Path(folder), _FORMAT, model.state_dict(), plain, texts)
+        model, (first, second) = self._fitted(), self.classes_
+        write_classifier(Path(folder), Saved(self.config, model, self.vocabulary_, (first, second), self._origin))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, device: str = "auto") -> SentimentClassifier:
         """Load a model folder; nothing in it is executed. Raises RequestError that says what is wrong."""
-        source = Path(folder)
-        plain, weights = read_folder(source, _FORMAT)
-        words = read_json(source / _VOCABULARY) if plain.get("learned") == "texts" else None
-        try:
-            classifier = cls(config=_restored(plain["config"]), device=device)
-            classifier.vocabulary_ = None if words is None else Vocabulary(words["words"])
-            first, second = plain["classes"]
-            classifier.classes_ = (first, second)
-            model = TokenScorer(plain["tokens"], classifier.config.scorer)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise RequestError(f"{source / CONFIG} does not describe a model of this version ({error})") from error
-        if words is not None and len(classifier.vocabulary_ or ()) != plain["tokens"]:
-            raise RequestError(f"{source / _VOCABULARY} is not the vocabulary of this model; copy the folder anew")
-        load_weights(model, weights, source / WEIGHTS)
-        classifier.model_ = model.to(classifier.device).eval()
+        saved = read_classifier(Path(folder))
+        classifier = cls(config=saved.config, device=device)
+        classifier.vocabulary_, classifier.classes_ = saved.vocabulary, saved.classes
+        classifier._origin, classifier.model_ = saved.origin, saved.model.to(classifier.device)
         return classifier
 
     def _fitted(self) -> TokenScorer:
@@ -270,8 +244,3 @@ class SentimentClassifier:
             raise RequestError("this model has learned ids, and was given texts; number their words as in training")
         corpus = sequences_of(given, lengths)
         return Sequences(np.minimum(corpus.tokens, self._fitted().embedding.num_embeddings - 1), corpus.offsets)
-
-
-def _restored(plain: dict[str, Any]) -> ClassifierConfig:
-    scorer = {**plain["scorer"], "layers": tuple(plain["scorer"]["layers"])}
-    return ClassifierConfig(**{**plain, "scorer": ScorerConfig(**scorer)})

@@ -16,7 +16,7 @@ Texts = Iterable[str] | Iterable[Sequence[int]] | np.ndarray
 
 
 def listed(texts: Any) -> list[Any]:
-    """Return what was given as a list; RequestError for one text alone, or for padded ids whose lengths nobody knows.
+    """Return what was given as a list; RequestError for one text alone, no list, or padded ids of unknown lengths.
 
     >>> listed(text for text in ("a", "b"))
     ['a', 'b']
@@ -25,12 +25,21 @@ def listed(texts: Any) -> list[Any]:
         raise RequestError("one text is given; give a list of texts")
     if getattr(texts, "ndim", 1) != 1:
         raise RequestError(f"ids of shape {list(texts.shape)} are given without lengths; give the length of each row")
+    if not isinstance(texts, Iterable):
+        raise RequestError(f"the texts are {_named(texts)}; needed is a list of texts, or of lists of whole numbers")
     return list(texts)
 
 
 def are_texts(given: Sequence[Any]) -> bool:
-    """Say whether all that is given is text."""
-    return all(isinstance(text, str) for text in given)
+    """Say whether all that is given is text; RequestError, naming the first that is none, where only some of it is.
+
+    >>> are_texts(["a", "b"]), are_texts([[3, 1], [2]])
+    (True, False)
+    """
+    other = next((place for place, text in enumerate(given) if not isinstance(text, str)), None)
+    if other is not None and any(isinstance(text, str) for text in given):
+        raise RequestError(f"texts[{other}] is {_named(given[other])}; needed are texts throughout")
+    return other is None
 
 
 def split_all(texts: Sequence[str], progress: Callable[[str, int, int], None] | None = None) -> list[list[str]]:
@@ -72,7 +81,7 @@ def two_classes(labels: Any, count: int) -> tuple[tuple[Label, Label], np.ndarra
     >>> two_classes(["pos", "neg", "pos"], 3)
     (('neg', 'pos'), array([1, 0, 1]))
     """
-    given = list(labels.tolist() if hasattr(labels, "tolist") else labels)
+    given = listed_labels(labels)
     if len(given) != count or not given:
         raise RequestError(f"{count} texts and {len(given)} labels are given; each text needs one label")
     kind = str if isinstance(given[0], str) else (int, np.integer)
@@ -89,13 +98,33 @@ def two_classes(labels: Any, count: int) -> tuple[tuple[Label, Label], np.ndarra
     return (first, second), np.array([label == second for label in given], np.int64)
 
 
+def listed_labels(labels: Any) -> list[Any]:
+    """Return labels as a list of plain values; RequestError for what is no list.
+
+    >>> listed_labels(np.array([1, 0]))
+    [1, 0]
+    """
+    plain = labels.tolist() if hasattr(labels, "tolist") else labels
+    if not isinstance(plain, Iterable):
+        raise RequestError(f"the labels are {_named(labels)}; needed is a list with one label for each text")
+    return list(plain)
+
+
+def _named(value: object) -> str:
+    return f"{type(value).__name__} {value!r}"[:60]
+
+
 def _rows(ids: Any) -> list[np.ndarray]:
     rows = []
     for place, row in enumerate(ids):
-        array = np.asarray(row) if not isinstance(row, str) else np.asarray(None)
+        try:
+            array = np.asarray(row)
+        except ValueError:  # rows of unequal lengths in one sequence
+            array = np.asarray(None)
         if array.ndim != 1 or not (len(array) == 0 or np.issubdtype(array.dtype, np.integer)):
-            what = f"{type(row).__name__} {row!r}"[:60]
-            raise RequestError(f"texts[{place}] is {what}; needed are texts throughout, or lists of whole numbers")
+            raise RequestError(
+                f"texts[{place}] is {_named(row)}; needed are texts throughout, or lists of whole numbers"
+            )
         rows.append(array)
     return rows
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from weigher.errors import RequestError
+from weigher.errors import RequestError, WeigherError
 from weigher.tokens.sequences import Sequences, plan_batches
 from weigher.tokens.token_scores import ScorerConfig, TokenScorer, TokenScores
 from weigher.train.loop import History, LoopConfig, fit
@@ -48,7 +48,7 @@ class ClassifierConfig:
     longest: int = 1000
     """Training reads this many tokens of a text; what is applied reads all."""
     seed: int = 0
-    """Seed of everything that is drawn."""
+    """Seed of everything that is drawn; 0 or more."""
 
     def __post_init__(self) -> None:
         wrong = {
@@ -59,9 +59,19 @@ class ClassifierConfig:
             "word_dropout": not 0 <= self.word_dropout < 1,
             "held_out": not 0 <= self.held_out < 1,
             "longest": self.longest < 1,
+            "seed": self.seed < 0,
         }
         for name in (name for name, is_wrong in wrong.items() if is_wrong):
             raise RequestError(f"{name} = {getattr(self, name)!r} is out of range; see its help text")
+
+    def held_out_of(self, texts: int) -> int:
+        """Return how many of so many texts choose the best epoch.
+
+        >>> ClassifierConfig(held_out=0.05).held_out_of(1000), ClassifierConfig(held_out=0.05).held_out_of(100)
+        (50, 0)
+        """
+        count = int(self.held_out * texts)
+        return count if count >= _LEAST_HELD_OUT else 0
 
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -85,8 +95,8 @@ def learn(
     real tokens. Raises what `weigher.train.fit` raises.
     """
     rng = np.random.default_rng([config.seed, 0])
-    order, count = rng.permutation(len(corpus)), int(config.held_out * len(corpus))
-    held, rows = (order[:count], order[count:]) if count >= _LEAST_HELD_OUT else (order[:0], order)
+    order, count = rng.permutation(len(corpus)), config.held_out_of(len(corpus))
+    held, rows = order[:count], order[count:]
     lengths = np.minimum(corpus.lengths[rows], config.longest)
     plan = [batch for _ in range(config.epochs) for batch in plan_batches(lengths, config.batch, _PLACES, rng)]
     labels = torch.from_numpy(targets.astype(np.float32))
@@ -144,6 +154,8 @@ def decide(
 ) -> np.ndarray:
     """Return the logits of sequences (all, or some `rows`) in evaluation mode, float64 `[n]`; 0 for an empty one.
 
+    Raises WeigherError, naming the sequence, for a logit that is not finite.
+
     >>> decide(TokenScorer(9, ScorerConfig()), Sequences.of([[1, 2], []])).shape
     (2,)
     """
@@ -151,10 +163,30 @@ def decide(
     model.eval()
     rows = np.arange(len(corpus)) if rows is None else rows
     logits, done = np.zeros(len(rows)), 0
-    for batch in plan_batches(corpus.lengths[rows], _ROWS, _PLACES):
-        logits[batch] = read_tokens(model, *corpus.padded(rows[batch])).logits.double().cpu().numpy()
-        done += len(batch)
-        if progress is not None:
-            progress("apply", done, len(rows))
-    model.train(was_training)
+    try:
+        for batch in plan_batches(corpus.lengths[rows], _ROWS, _PLACES):
+            logits[batch] = read_tokens(model, *corpus.padded(rows[batch])).logits.double().cpu().numpy()
+            done += len(batch)
+            broken = rows[batch][~np.isfinite(logits[batch])]
+            if len(broken):
+                raise no_finite_logit(model, f"texts[{broken[0]}]", int(corpus.lengths[broken[0]]))
+            if progress is not None:
+                progress("apply", done, len(rows))
+    finally:
+        model.train(was_training)
     return logits
+
+
+def no_finite_logit(model: TokenScorer, which: str, length: int) -> WeigherError:
+    """Return the error for a text of so many tokens whose logit is NaN or infinite: why, and what to do."""
+    broken = next((name for name, value in model.state_dict().items() if not torch.isfinite(value).all()), None)
+    if broken is not None:
+        why = f"{broken} of the model holds NaN or infinity; copy its folder or train it anew"
+    elif model.config.model == "rnn":
+        why = (
+            "a state of ReLU may grow with every word that it reads; shorten the text, train on texts as long as this "
+            "one, or train a gru, whose state stays between -1 and 1"
+        )
+    else:
+        why = "what the model multiplies is too large for float32; train it anew with a lower learning rate"
+    return WeigherError(f"{which} has {length:,} tokens and no finite logit: {why}")

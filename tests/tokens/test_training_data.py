@@ -1,0 +1,73 @@
+"""A run goes on with what it began with, or not at all: other texts, labels, names or settings are refused."""
+
+import json
+
+import pytest
+import torch
+
+from weigher.errors import RequestError
+from weigher.tokens.classifier import SentimentClassifier
+from weigher.tokens.learning import ClassifierConfig
+from weigher.tokens.token_scores import ScorerConfig
+
+TEXTS = ["a good film", "a bad film", "so good !", "so bad !"] * 10
+LABELS = ["pos", "neg"] * 20
+
+
+def fit(folder, texts=TEXTS, labels=LABELS, *, resume=False, scorer=None, **settings):
+    scorer = ScorerConfig("token-mlp", **{"embedding": 6, "layers": (4,), **(scorer or {})})
+    settings = {"epochs": 2, "batch": 8, **settings}
+    classifier = SentimentClassifier(config=ClassifierConfig(scorer=scorer, **settings), device="cpu")
+    return classifier.fit(texts, labels, run_dir=folder, resume=resume)
+
+
+def test_the_same_texts_and_settings_go_on(tmp_path):
+    first = fit(tmp_path)
+    kept = json.loads((tmp_path / "texts.json").read_text())
+    assert (kept["classes"], kept["texts"], kept["settings"]["scorer.layers"]) == (["neg", "pos"], 40, [4])
+    again = fit(tmp_path, iter(TEXTS), resume=True)
+    assert torch.equal(first.model_.embedding.weight, again.model_.embedding.weight)
+
+
+OTHER = ["pos" if label == "neg" else "neg" for label in LABELS]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"labels": OTHER}, "not the same texts with the same labels"),
+        ({"labels": ["yes" if label == "pos" else "no" for label in LABELS]}, "labelled 'no' or 'yes'"),
+        ({"texts": ["a good story", *TEXTS[1:]]}, "not the same texts"),
+        ({"labels": [*LABELS[:-2], "neg", "pos"]}, "not the same texts"),
+        ({"texts": [*TEXTS[:-1], "so good !"]}, "not the same texts"),
+        ({"texts": [text.replace("film", "fin") for text in TEXTS]}, "not the same texts"),  # as frequent, and in order
+        ({"texts": TEXTS[::-1], "labels": LABELS[::-1]}, "in the same order"),
+        ({"texts": TEXTS[:-2], "labels": LABELS[:-2]}, "these 38"),
+        ({"epochs": 3}, r"epochs = 2 \(now 3\); resume with the same settings"),
+        ({"seed": 1, "batch": 4}, r"batch = 8 \(now 4\), seed = 0 \(now 1\)"),
+        ({"scorer": {"dropout": 0.1}}, r"scorer.dropout = 0.5 \(now 0.1\)"),
+    ],
+)
+def test_another_run_is_refused_and_nothing_is_written(given, message, tmp_path):
+    fit(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(RequestError, match=message):
+        fit(tmp_path, **given, resume=True)
+    with pytest.raises(RequestError, match="holds a run already"):
+        fit(tmp_path, **given)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_ids_are_told_apart_as_well(tmp_path):
+    rows = [[0, 1, 2], [3, 4]] * 10
+    fit(tmp_path, rows, [0, 1] * 10)
+    with pytest.raises(RequestError, match="not the same texts"):
+        fit(tmp_path, [[0, 1], [2, 3, 4]] * 10, [0, 1] * 10, resume=True)  # the same ids in a row
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"classes": [0, 1]}'])
+def test_a_folder_without_its_record_is_not_resumed(content, tmp_path):
+    fit(tmp_path)
+    (tmp_path / "texts.json").unlink() if content is None else (tmp_path / "texts.json").write_text(content)
+    with pytest.raises(RequestError, match=r"texts\.json"):
+        fit(tmp_path, resume=True)
