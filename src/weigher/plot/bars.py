@@ -42,6 +42,8 @@ def horizontal_bars(
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.margins(x=0.12)
+    if min(means, default=0) >= 0:
+        axes.set_xlim(left=0)  # a spread may reach below what can be
     axes.set_xlabel(axis)
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")  # over the names, too: bars alone are narrow
     figure.savefig(path, dpi=150)

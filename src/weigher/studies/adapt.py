@@ -222,18 +222,18 @@ def _keeps(rows: Sequence[Row]) -> tuple[str, bool]:
 
 
 def plot(result: Result, path: Path) -> None:
-    """Draw the error on old and new people for each way to learn."""
+    """Draw how many voices of old and new people get the right name after each way to learn."""
     from weigher.plot.bars import horizontal_bars
 
-    rows = [row for row in result.rows if row.metric.endswith(DER)]
-    rows = sorted(rows, key=lambda row: (row.metric, -row.mean))
+    rows = [row for row in result.rows if row.metric.endswith(NAMED)]
+    rows = sorted(rows, key=lambda row: (row.metric, row.mean))
     horizontal_bars(
         path,
         [f"{row.metric.split(':')[0]}, {row.method}" for row in rows],
         [row.mean for row in rows],
         [row.std or 0.0 for row in rows],
-        title="New people on a narrow line, learned from a model of others",
-        axis="DER %, collar 0, overlap scored",
+        title="New names learned by a model of others, and what becomes of the old ones",
+        axis="voices given the right name among all that the model knows, %",
         marked=[row.metric.startswith(NEW) for row in rows],
     )
 
