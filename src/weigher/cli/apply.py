@@ -159,7 +159,7 @@ def _apply_files(options: Options) -> int:
         console.message(f"left out: {failure['reason']}")
     if options.json:
         console.print_json({"recordings": plain, "failed": failed})
-    return 1 if failed else 0
+    return 1 if failed and not plain else 0
 
 
 def _check_printable(options: Options) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json as json_format
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -14,6 +17,7 @@ from weigher.errors import RequestError
 if TYPE_CHECKING:
     from weigher.io.manifest import Manifest
     from weigher.recordings.adapt import Start
+    from weigher.recordings.diarizer import DiarizerConfig
 
 _PLANTED = 0.1  # share of the casts, with --audit
 
@@ -87,7 +91,7 @@ def run(options: Options) -> int:
     if options.resume:
         start = kept_start(options.out, config.model)
     diarizer = Diarizer(config=config, device=options.device)
-    with console.progress_bar(options.quiet or not speaks) as progress:
+    with _keeping(config, options, speaks), console.progress_bar(options.quiet or not speaks) as progress:
         diarizer.fit(
             manifest,
             start=start,
@@ -117,6 +121,28 @@ def run(options: Options) -> int:
     else:
         print(f"{folder}: learned from {done['recordings']} recordings of {done['people']} people")
     return 0
+
+
+@contextmanager
+def _keeping(config: DiarizerConfig, options: Options, speaks: bool) -> Iterator[None]:
+    """Keep the settings of a new run in its folder, unless it is refused before it begins."""
+    from weigher.io.atomic import writing
+    from weigher.recordings.configs import to_plain
+
+    if options.resume or not speaks:
+        yield
+        return
+    kept = options.out / "config.json"
+    with writing(kept, "w") as file:
+        json_format.dump(to_plain(config), file, indent=2)
+    try:
+        yield
+    except RequestError:
+        if not (options.out / "listen").exists():
+            kept.unlink()
+            with suppress(OSError):  # somebody's folder that was there before may hold something
+                options.out.rmdir()
+        raise
 
 
 def _check_empty(out: Path) -> None:

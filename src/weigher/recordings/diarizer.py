@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,10 +15,8 @@ import numpy as np
 import torch
 
 from weigher.errors import RequestError
-from weigher.io.atomic import writing
 from weigher.io.audio import SAMPLE_RATE, audio_seconds, stream_audio
 from weigher.io.features import Features, read_features
-from weigher.io.folders import CONFIG
 from weigher.io.manifest import Manifest, Recording, check_cast_sizes, check_readable, read_manifest
 from weigher.io.rttm import read_rttm_tree
 from weigher.io.speech import joined
@@ -119,8 +116,7 @@ class Diarizer:
 
         `cast` is a manifest (path or read already) or an `Archive` in memory. `start` is what a model of this
         configuration has learned before (`weigher.recordings.adapt.read_start`); the labels of an archive then begin
-        with those it knows (`Start.names`). `run_dir` holds, beside the phases of training, the settings and the list
-        of recordings.
+        with those it knows (`Start.names`). `run_dir` holds, beside the phases of training, the list of recordings.
         With `skip_bad`, unreadable recordings are left out and listed in `skipped_`. Raises RequestError for casts or
         audio that cannot be used (all of them named), WeigherError where training fails.
         """
@@ -141,9 +137,6 @@ class Diarizer:
             start.give(model, head)
         folder = None if run_dir is None else Path(run_dir)
         if folder is not None and rank() == 0:
-            if not resume:
-                with writing(folder / CONFIG, "w") as file:
-                    json.dump(to_plain(self.config), file, indent=2)
             if start is not None and not resume:
                 keep_start(folder, start)
             if recordings:
