@@ -7,6 +7,7 @@ Every worker is one process with its own part of each batch. `weigher.train.fit`
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -113,7 +114,13 @@ def join_workers(device: torch.device) -> None:
     if cuda:
         torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", device_id=device if cuda else None)
-    atexit.register(dist.destroy_process_group)
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    """Leave the other workers, with no thread of the group left running: C++ would abort the process over it."""
+    gc.collect()  # an exception that was caught may hold frames, and these a model that holds the group
+    dist.destroy_process_group()
 
 
 def wait_for_all() -> None:
