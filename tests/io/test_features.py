@@ -1,3 +1,5 @@
+import zipfile
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -67,6 +69,15 @@ def test_wrong_contents_are_named(tmp_path, arrays, match):
     with pytest.raises(RequestError, match=match) as caught:
         read_features(path)
     assert str(path) in str(caught.value)
+
+
+def test_what_is_no_array_in_the_archive_is_named(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, features=GOOD)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("hop_seconds.npy", b"half a second")
+    with pytest.raises(RequestError, match="hop_seconds is no array"):
+        read_features(path)
 
 
 class Trap:

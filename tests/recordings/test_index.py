@@ -439,6 +439,15 @@ def test_an_index_belongs_to_its_model(index):
             PeopleIndex.create(index.folder, model=model, width=width)
 
 
+@pytest.mark.parametrize("value", [b'{"name": \xff}', b"{", b"[1]", b'{"name": {"what": 1}}', b'{"who": null}'])
+def test_thresholds_that_are_damaged_are_named(index, value):
+    index.enroll({"A": [("a", np.ones(WIDTH))]})
+    with database.writing(index.folder) as db:
+        db.execute("INSERT OR REPLACE INTO meta VALUES ('thresholds', CAST(? AS TEXT))", (value,))
+    with pytest.raises(RequestError, match="damaged"):
+        PeopleIndex(index.folder).thresholds()
+
+
 @pytest.mark.parametrize("damage", ["text", "cut", "empty", "header", "other", "middle"])
 def test_a_damaged_index_is_named(index, damage):
     path = index.folder / database.FILE

@@ -125,6 +125,9 @@ def test_other_files_are_refused(tmp_path):
     safetensors.torch.save_file({"weight": torch.zeros(1, 8)}, path)
     with pytest.raises(RequestError, match="no checkpoint of weigher"):
         train(tmp_path, resume=True)
+    safetensors.torch.save_file({"weight": torch.zeros(1, 8)}, path, {"weigher": '{"format": 1, "names": []}'})
+    with pytest.raises(RequestError, match="damaged"):
+        train(tmp_path, resume=True)
     torch.save({"weight": torch.zeros(1, 8)}, path)  # a pickle is not even opened
     with pytest.raises(RequestError, match="damaged"):
         train(tmp_path, resume=True)

@@ -90,6 +90,9 @@ def load_arrays(
             missing = [name for name in needed if name not in archive]
             arrays = {name: archive[name] for name in (*needed, *optional) if name in archive}
             found = ", ".join(archive.files) or "nothing"
+            for name, value in arrays.items():  # numpy gives the bytes of what is no array
+                if not isinstance(value, np.ndarray):
+                    raise ValueError(f"{name} is no array")
     except _UNREADABLE as error:
         raise RequestError(
             f"{path} cannot be read as .npz without pickles ({error}); write it again with numpy.savez and plain arrays"

@@ -191,7 +191,10 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except sqlite3.DatabaseError as error:
         told = f"({error})"
-        kind = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+        code = getattr(error, "sqlite_errorcode", None)
+        if code is None and isinstance(error, sqlite3.OperationalError):  # Python's own: bytes that are no UTF-8
+            raise RequestError(_damaged(path, error)) from error
+        kind = (code or 0) & 0xFF
         if kind in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise WeigherError(
                 f"{path} has been locked by another process for {_WAIT_SECONDS:g} s; try later"

@@ -118,8 +118,13 @@ def by_name(rows: Iterable[tuple[str, np.ndarray]]) -> dict[str, np.ndarray]:
 def thresholds(db: sqlite3.Connection) -> Thresholds:
     """Return the stored thresholds."""
     told = get_meta(db, "thresholds")
-    plain = {} if told is None else json.loads(told)
-    return Thresholds(**{key: None if value is None else Calibration(**value) for key, value in plain.items()})
+    try:
+        plain = {} if told is None else json.loads(told)
+        return Thresholds(**{key: None if value is None else Calibration(**value) for key, value in plain.items()})
+    except (ValueError, TypeError, AttributeError) as error:
+        raise RequestError(
+            f"the thresholds of the index are damaged ({error}); put a copy of the index in its place, or enrol anew"
+        ) from error
 
 
 def put_thresholds(db: sqlite3.Connection, found: Thresholds) -> None:

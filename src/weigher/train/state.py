@@ -130,6 +130,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise RequestError(f"{path}: these are tensors, but no checkpoint of weigher; {_ADVICE}")
     if note["format"] != FORMAT:
         raise RequestError(f"{path}: format {note['format']}, this version reads {FORMAT}; install a newer weigher")
+    if not {"names", "record"} <= set(note):
+        raise RequestError(f"{path}: the note in it is damaged; {_ADVICE}")
     if missing := sorted(set(note["names"]) - set(tensors)):
         raise RequestError(f"{path}: {len(missing)} tensors are missing, the first is {missing[0]!r}; {_ADVICE}")
     return tensors, note["record"]
