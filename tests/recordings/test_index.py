@@ -448,6 +448,20 @@ def test_thresholds_that_are_damaged_are_named(index, value):
         PeopleIndex(index.folder).thresholds()
 
 
+def test_a_table_whose_name_is_no_text_is_damage(index):
+    path = index.folder / database.FILE
+    index.enroll({"A": [("a", np.ones(WIDTH))]})
+    content = path.read_bytes()
+    row = b"tablesamplessamples"  # of the schema: its kind, its name, its table; and what makes it
+    assert row in content
+    content = content.replace(row, b"table\xff\xffmplessamples").replace(
+        b"CREATE TABLE samples", b"CREATE TABLX samples"
+    )
+    path.write_bytes(content)
+    with pytest.raises(RequestError, match="damaged"):
+        PeopleIndex(index.folder).people()
+
+
 @pytest.mark.parametrize("damage", ["text", "cut", "empty", "header", "other", "middle"])
 def test_a_damaged_index_is_named(index, damage):
     path = index.folder / database.FILE

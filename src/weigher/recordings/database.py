@@ -189,6 +189,8 @@ def _explained(path: Path) -> Iterator[None]:
     """Say what an error of SQLite means and what to do about it."""
     try:
         yield
+    except UnicodeDecodeError as error:  # SQLite tells of damage in the words of the damaged file
+        raise RequestError(_damaged(path, error)) from error
     except sqlite3.DatabaseError as error:
         told = f"({error})"
         code = getattr(error, "sqlite_errorcode", None)
