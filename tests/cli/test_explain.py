@@ -9,7 +9,7 @@ import typing
 
 import pytest
 
-from weigher.cli import tokens
+from weigher.cli import run_folder, tokens
 from weigher.cli.main import main
 from weigher.tokens.classifier import SentimentClassifier
 from weigher.tokens.token_scores import MODELS
@@ -88,7 +88,7 @@ def test_a_run_cannot_be_in_a_file(inside, texts, tmp_path, capsys):
 
 
 def test_a_folder_that_may_not_be_written_to_is_told_before_the_work(texts, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(tokens.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(run_folder.os, "access", lambda path, mode: False)
     assert main(["tokens", str(texts), "--out", str(tmp_path / "run")]) == 2
     assert "may not write" in " ".join(capsys.readouterr().err.split())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_format
-import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,13 +10,8 @@ from typing import Annotated, Literal
 import tyro
 
 from weigher.cli import console
+from weigher.cli.run_folder import check_place
 from weigher.errors import RequestError
-
-_OF_A_RUN = (
-    *("config.json", "model", "model.safetensors", "last.safetensors", "best.safetensors", "metrics.jsonl"),
-    *("list.json", "listen", "weigh", "encoder", "data.json", "results.json", "people.sqlite"),
-)
-"""What folders of runs and models hold; one of them, and the folder is not ours to write to."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +48,13 @@ def run(options: Options) -> int:
     from weigher.io.texts import read_texts
     from weigher.tokens.classifier import SentimentClassifier
     from weigher.tokens.learning import ClassifierConfig
+    from weigher.tokens.training_data import DATA
 
-    _check_place(options.out, resume=options.resume)
+    check_place(options.out, new=not options.resume)
+    if options.resume and not (options.out / DATA).is_file():
+        raise RequestError(
+            f"{options.out} holds no run of `weigher tokens` to go on with (no {DATA}); leave --resume out"
+        )
     config = ClassifierConfig(seed=options.seed)
     if options.epochs is not None:
         config = replace(config, epochs=options.epochs)
@@ -91,22 +90,3 @@ def run(options: Options) -> int:
         right = "" if best is None else f", {best['accuracy']:.1%} of held-out texts right"
         print(f"{folder}: learned from {len(data.texts)} texts{right}; {done['tokens_per_second']:,.0f} tokens/s")
     return 0
-
-
-def _check_place(out: Path, *, resume: bool) -> None:
-    """Say before anything is read or written where `out` cannot be, or is not, the folder of such a run."""
-    from weigher.tokens.training_data import DATA
-
-    nearest = next(place for place in (out, *out.absolute().parents) if place.exists())
-    if not nearest.is_dir():
-        raise RequestError(f"--out {out}: {nearest} is a file; give a folder, new or empty")
-    if not os.access(nearest, os.W_OK):
-        raise RequestError(f"--out {out}: this user may not write to {nearest}; give another folder")
-    held = [name for name in _OF_A_RUN if (out / name).exists()]
-    if resume and not (out / DATA).is_file():
-        raise RequestError(f"{out} holds no run of `weigher tokens` to go on with (no {DATA}); leave --resume out")
-    if held and not resume:
-        raise RequestError(
-            f"{out} holds a run or a model already ({', '.join(held)}); give another folder, or --resume to go on with "
-            "a run of `weigher tokens`"
-        )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from weigher.cli import console
+from weigher.cli.run_folder import check_place
 from weigher.errors import RequestError
 
 if TYPE_CHECKING:
@@ -79,8 +80,8 @@ def run(options: Options) -> int:
     from weigher.train.distribution import rank
 
     speaks = rank() == 0  # under torchrun, one worker writes and prints for all
-    if speaks and not options.resume:
-        _check_empty(options.out)
+    if speaks:
+        check_place(options.out, new=not options.resume)
     manifest = read_manifest(options.cast, skip_bad=options.skip_bad)
     start = _start(options)
     if options.replay is not None:
@@ -143,15 +144,6 @@ def _keeping(config: DiarizerConfig, options: Options, speaks: bool) -> Iterator
             with suppress(OSError):  # somebody's folder that was there before may hold something
                 options.out.rmdir()
         raise
-
-
-def _check_empty(out: Path) -> None:
-    """Raise RequestError for a folder whose model or settings a new run would replace."""
-    for name in ("config.json", "model.safetensors", "model", "listen", "last.safetensors"):
-        if (out / name).exists():
-            raise RequestError(
-                f"{out} holds a run or a model already ({name}); give --resume to go on with a run, or another folder"
-            )
 
 
 def _start(options: Options) -> Start | None:

@@ -1,4 +1,4 @@
-"""An archive in memory: recordings, casts, and the crops that training draws from them."""
+"""An archive in memory: recordings and casts, and the batches of training: crops, and conversations made of them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from weigher.errors import RequestError
 from weigher.recordings.model import ModelConfig, RecordingModel
+from weigher.recordings.recompose import Recomposer
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,3 +106,30 @@ def crops(
     batch = {"values": torch.from_numpy(values), "lengths": torch.from_numpy(lengths), "cast": cast[chosen]}
     batch |= {"recording": torch.from_numpy(chosen), "begin": torch.from_numpy(begins)}
     return batch | {name: torch.from_numpy(part) for name, (_, part) in known.items()}
+
+
+def conversations(
+    recomposer: Recomposer, count: int, model: RecordingModel, generator: np.random.Generator, *, hidden: float = 0.0
+) -> dict[str, Tensor]:
+    """Make a batch: values, lengths, activity float [b, t, m] on the encoder's frames, labels int [b, m] (-1: none)."""
+    made = [recomposer.conversation(generator) for _ in range(count)]
+    most = max(len(people) for _, _, people in made)
+    grid = max(model.step_seconds, 0.01)
+    frames = int(len(made[0][1]) * grid / model.hop_seconds)
+    middle = ((np.arange(frames) + 0.5) * model.hop_seconds / grid).astype(int)
+    activity = np.zeros((count, frames, most), np.float32)
+    labels = np.full((count, most), -1)
+    for row, (_, active, people) in enumerate(made):
+        activity[row, :, : len(people)] = active[middle]
+        labels[row, : len(people)] = people
+    # someone whose turns fell outside is not there
+    labels[activity.sum(1) == 0] = -1
+    values = np.stack([values for values, _, _ in made]).astype(np.float32)
+    if model.mix == "log-power":
+        hide_bands(values, hidden, generator)
+    return {
+        "values": torch.from_numpy(values),
+        "lengths": torch.full((count,), values.shape[1]),
+        "activity": torch.from_numpy(activity),
+        "labels": torch.from_numpy(labels),
+    }

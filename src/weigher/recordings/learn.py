@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from weigher.core.matching import Matching, match
 from weigher.errors import RequestError
-from weigher.recordings.archive import Archive, crops, hide_bands
+from weigher.recordings.archive import Archive, conversations, crops
 from weigher.recordings.cast_margins import CastMargins, plant, recorder, with_planted
 from weigher.recordings.gather import gather, gather_voices, hold_out
 from weigher.recordings.holding import Frozen, holding
@@ -386,30 +386,3 @@ def weigh(
             tensorboard=tensorboard,
             progress=_named(progress, "weigh"),
         )
-
-
-def conversations(
-    recomposer: Recomposer, count: int, model: RecordingModel, generator: np.random.Generator, *, hidden: float = 0.0
-) -> dict[str, Tensor]:
-    """Make a batch: values, lengths, activity float [b, t, m] on the encoder's frames, labels int [b, m] (-1: none)."""
-    made = [recomposer.conversation(generator) for _ in range(count)]
-    most = max(len(people) for _, _, people in made)
-    grid = max(model.step_seconds, 0.01)
-    frames = int(len(made[0][1]) * grid / model.hop_seconds)
-    middle = ((np.arange(frames) + 0.5) * model.hop_seconds / grid).astype(int)
-    activity = np.zeros((count, frames, most), np.float32)
-    labels = np.full((count, most), -1)
-    for row, (_, active, people) in enumerate(made):
-        activity[row, :, : len(people)] = active[middle]
-        labels[row, : len(people)] = people
-    # someone whose turns fell outside is not there
-    labels[activity.sum(1) == 0] = -1
-    values = np.stack([values for values, _, _ in made]).astype(np.float32)
-    if model.mix == "log-power":
-        hide_bands(values, hidden, generator)
-    return {
-        "values": torch.from_numpy(values),
-        "lengths": torch.full((count,), values.shape[1]),
-        "activity": torch.from_numpy(activity),
-        "labels": torch.from_numpy(labels),
-    }

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from weigher.io.cards import one_line, section
 from weigher.recordings.archive import Archive
 from weigher.train.loop import History
 from weigher.train.provenance import commit, versions
@@ -91,7 +92,7 @@ def card_of(origin: Origin, config: dict[str, Any]) -> str:
     cast = f"{origin.cast_least} to {origin.cast_most} people, {origin.cast_mean:g} on average"
     best = "" if origin.best is None else f"{origin.best:.4g} at step {origin.best_step}; {origin.measure}"
     data = {
-        "List of recordings": origin.data and f"`{_plain(origin.data)}`",
+        "List of recordings": origin.data and f"`{one_line(origin.data)}`",
         "Recordings": origin.recordings,
         "Hours": origin.hours and f"{origin.hours:g}",
         "People": origin.people,
@@ -100,14 +101,14 @@ def card_of(origin: Origin, config: dict[str, Any]) -> str:
     protocol = {
         "Steps": " + ".join(map(str, origin.steps)) and f"{' + '.join(map(str, origin.steps))} (listen + weigh)",
         "Time": origin.minutes and f"{origin.minutes:g} minutes",
-        "Device": _plain(origin.device),
+        "Device": one_line(origin.device),
         "Seed": "" if origin.seed is None else str(origin.seed),
         "Front end": front,
         "Slots, the most people in one window": slots,
     }
     made_with = {
-        "Commit": origin.commit and f"`{_plain(origin.commit)}`",
-        "Versions": _plain(", ".join(origin.versions)),
+        "Commit": origin.commit and f"`{one_line(origin.commit)}`",
+        "Versions": one_line(", ".join(origin.versions)),
     }
     parts = [
         ("Data", "Learned from recordings labelled only with who appears in them; no times.", data),
@@ -115,7 +116,7 @@ def card_of(origin: Origin, config: dict[str, Any]) -> str:
         ("Figures", "From training; how it does on other recordings, `weigher score` tells.", {"Best": best}),
         ("Made with", "", made_with),
     ]
-    return _HEAD + "".join(map(_section, parts)) + _TAIL.format(settings=json.dumps(config, indent=2))
+    return _HEAD + "".join(section(*part) for part in parts) + _TAIL.format(settings=json.dumps(config, indent=2))
 
 
 _HEAD = """---
@@ -142,14 +143,3 @@ print(Diarizer.from_pretrained("this folder").predict("meeting.wav").to_rttm())
 {settings}
 ```
 """
-
-
-def _section(part: tuple[str, str, dict[str, Any]]) -> str:
-    title, about, lines = part
-    known = [f"- {name}: {value}" for name, value in lines.items() if value]
-    return "\n".join(["", f"## {title}", "", *([about, ""] if about else []), *known, ""]) if known else ""
-
-
-def _plain(text: str) -> str:
-    """Text for one line of Markdown: what it holds begins no line, code or link of its own."""
-    return " ".join(text.replace("`", "'").split())

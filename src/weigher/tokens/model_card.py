@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
+from weigher.io.cards import one_line, section
 from weigher.tokens.learning import ClassifierConfig
 from weigher.train.loop import History
 from weigher.train.provenance import commit, versions
@@ -58,20 +58,20 @@ def card_of(origin: Origin, config: ClassifierConfig, classes: Sequence[object],
     """
     accuracy = "" if origin.accuracy is None else f"{origin.accuracy:.1%} of {origin.held_out} held-out texts"
     data = {
-        "Data": origin.data and f"`{_plain(origin.data)}`",
+        "Data": origin.data and f"`{one_line(origin.data)}`",
         "Texts": origin.texts,
         "Vectors for": f"{different} different {kind}",
-        "Classes": _plain(", ".join(map(str, classes))),
+        "Classes": one_line(", ".join(map(str, classes))),
     }
     protocol = {
         "Epochs": config.epochs,
         "Seed": str(config.seed),
         "Time": origin.minutes and f"{origin.minutes:g} minutes",
-        "Device": _plain(origin.device),
+        "Device": one_line(origin.device),
     }
     made_with = {
-        "Commit": origin.commit and f"`{_plain(origin.commit)}`",
-        "Versions": _plain(", ".join(origin.versions)),
+        "Commit": origin.commit and f"`{one_line(origin.commit)}`",
+        "Versions": one_line(", ".join(origin.versions)),
     }
     parts = [
         ("Data", "", data),
@@ -79,7 +79,7 @@ def card_of(origin: Origin, config: ClassifierConfig, classes: Sequence[object],
         ("Figures", "These texts chose the best epoch; other texts tell better.", {"Right": accuracy}),
         ("Made with", "", made_with),
     ]
-    return _HEAD.format(model=config.scorer.model) + "".join(map(_section, parts)) + _TAIL
+    return _HEAD.format(model=config.scorer.model) + "".join(section(*part) for part in parts) + _TAIL
 
 
 _HEAD = """---
@@ -100,14 +100,3 @@ from weigher.tokens import SentimentClassifier
 print(SentimentClassifier.from_pretrained("this folder").explain("Not what I expected").to_dict())
 ```
 """
-
-
-def _section(part: tuple[str, str, dict[str, Any]]) -> str:
-    title, about, lines = part
-    known = [f"- {name}: {value}" for name, value in lines.items() if value]
-    return "\n".join(["", f"## {title}", "", *([about, ""] if about else []), *known, ""]) if known else ""
-
-
-def _plain(text: str) -> str:
-    """Text for one line of Markdown: what it holds begins no line, code or link of its own."""
-    return " ".join(text.replace("`", "'").encode("utf-8", "replace").decode().split())

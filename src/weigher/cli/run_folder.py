@@ -1,0 +1,29 @@
+"""Where a new run may be written: nothing that is there is replaced."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from weigher.errors import RequestError
+
+_OF_A_RUN = (
+    *("config.json", "model", "model.safetensors", "last.safetensors", "best.safetensors", "metrics.jsonl"),
+    *("list.json", "listen", "weigh", "encoder", "data.json", "results.json", "people.sqlite"),
+)
+"""What folders of runs and models hold; one of them, and the folder is not ours to write to."""
+
+
+def check_place(out: Path, *, new: bool) -> None:
+    """Raise RequestError for a folder that cannot be written to and, for a new run, one that holds a run or a model."""
+    nearest = next(place for place in (out, *out.absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        raise RequestError(f"--out {out}: {nearest} is a file; give a folder, new or empty")
+    if not os.access(nearest, os.W_OK):
+        raise RequestError(f"--out {out}: this user may not write to {nearest}; give another folder")
+    held = [name for name in _OF_A_RUN if (out / name).exists()]
+    if new and held:
+        raise RequestError(
+            f"{out} holds a run or a model already ({', '.join(held)}); give another folder, or --resume to go on with "
+            "a run of this kind"
+        )
