@@ -1,10 +1,10 @@
 """Which recordings an archive holds, where their results go, and which of them are finished.
 
 The result of `FOLDER/sub/a.wav` is `OUT/sub/a.json` and, beside it, a file for each format asked for. The JSON is
-written last and whole, and says what it was made with: the model's fingerprint (SHA-256 of its weights and settings),
-the bounds on the number of people, and the size and time of the recording. A recording is finished when its JSON says
-just that, so that a run that was interrupted, however hard, goes on where it stopped, and another model's results are
-made anew.
+written whole, and says what it was made with: the model's fingerprint (SHA-256 of its weights and settings), the bounds
+on the number of people, and the size and time of the recording. It is written first without any format, as a sign that
+the files beside it are ours, and last with all of them. A recording is finished when its JSON says just that, so that a
+run that was interrupted, however hard, goes on where it stopped, and another model's results are made anew.
 """
 
 from __future__ import annotations
@@ -149,9 +149,9 @@ def standing(job: Job, source: Source) -> tuple[Literal["finished", "stale", "mi
     was changed.
     """
     record = _record(job, source)
-    if record is None:
+    done = None if record is None else record.get("formats")
+    if record is None or done == []:  # nothing, or the sign of a run that was cut off before its last file
         return "missing", 0
-    done = record.get("formats")
     files = all(_place(job, source, kind).is_file() for kind in job.formats)
     same = record.get("made_with") == made_with(job, source)
     made = same and isinstance(done, list) and set(job.formats) <= {*done}

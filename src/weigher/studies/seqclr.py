@@ -15,8 +15,8 @@ cosine of their utterances' mean frames:
 
     equal error rate %, nearest is the same voice %   over all pairs of utterances
 
-small: scikit-learn's digits, and speech of 120 people; about 11 minutes for five seeds on one core (extrapolated from
-steps timed on a busy one). full: also MNIST, longer; hours.
+small: scikit-learn's digits, and speech of 120 people; about 17 minutes for five seeds on one core (extrapolated from
+a third of its steps). full: also MNIST, longer; hours.
 """
 
 from __future__ import annotations

@@ -92,6 +92,6 @@ class Size:
 
 
 SIZES = {
-    "small": Size(epochs=8, steps=300, speech_epochs=1, people=120),
+    "small": Size(epochs=8, steps=900, speech_epochs=1, people=120),
     "full": Size(epochs=40, steps=1500, speech_epochs=8, people=160, lines=3000, sets=("digits", "MNIST")),
 }
