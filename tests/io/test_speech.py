@@ -20,6 +20,11 @@ def test_every_format_tells_the_same(tmp_path):
     assert read_speech(tmp_path / "s.uem", "other") == ((7.0, 8.0),)
 
 
+def test_rttm_tells_of_silence_by_a_turn_of_no_length(tmp_path):
+    (tmp_path / "s.rttm").write_text("SPEAKER a 1 0.5 0.0 <NA> <NA> x <NA> <NA>\n")
+    assert read_speech(tmp_path / "s.rttm", "a") == ()
+
+
 def test_labels_as_audacity_writes_them(tmp_path):
     text = "0,500000\t3,000000\n\\\t100.0\t200.0\n4.000000\t5.250000\tAnn\tLee\r\n6.0\t6.0\tpoint\n\n"
     (tmp_path / "s.txt").write_text(text)

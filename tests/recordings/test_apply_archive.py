@@ -243,6 +243,29 @@ def test_what_something_else_made_is_left_alone(archive, models, tmp_path, name)
     assert (tmp_path / "out" / name).read_text() == "[1]"
 
 
+def test_speech_by_name_is_honoured_and_what_it_changes_is_made_anew(archive, models, tmp_path):
+    speech, out = tmp_path / "speech.rttm", tmp_path / "out"
+
+    def tell(*times):
+        lines = (f"SPEAKER {name} 1 {start} {length} <NA> <NA> x <NA> <NA>\n" for name, start, length in times)
+        speech.write_text("".join(lines))
+
+    tell(("a", 0.2, 0.2), ("c", 0.0, 0.0), ("sub/b", 0.0, 9.0))
+    first = apply(models[0], [archive], out, speech=speech, formats=("json",))
+    assert told(first) == [(name, "done") for name in NAMES[:3]] + [(NAMES[3], "failed")]
+    assert "not told where somebody speaks" in first.failed[0].reason
+    times = {name: json.loads((out / f"{name}.json").read_text())["segments"] for name in NAMES[:3]}
+    assert times["a"]
+    assert all(0.2 <= turn["start"] < turn["end"] <= 0.4 for turn in times["a"])
+    assert not times["c"]
+    tell(("a", 0.2, 0.2), ("c", 0.0, 0.0), ("sub/b", 0.1, 0.2))
+    report = apply(models[0], [archive], out, speech=speech, formats=("json",), workers=2)
+    assert told(report) == [("a", "kept"), ("c", "kept"), ("sub/b", "redone"), (NAMES[3], "failed")]
+    assert told(apply(models[0], [archive / "a.wav"], out, formats=("json",))) == [("a", "redone")]
+    with pytest.raises(RequestError, match="labels of one recording"):
+        apply(models[0], [archive], out, speech=tmp_path / "labels.txt")
+
+
 def test_a_run_that_was_killed_before_its_last_file_goes_on(archive, models, tmp_path, monkeypatch):
     write = archive_files.writing
 

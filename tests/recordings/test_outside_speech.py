@@ -1,6 +1,7 @@
 """Outside of the speech that another program found nobody speaks; inside nothing changes."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -96,9 +97,15 @@ def test_the_command_line_takes_a_file(diarizer, tmp_path, capsys):
     assert all(9.9 <= turn["start"] < turn["end"] <= 12.1 for turn in two["segments"])
     assert main(["apply", model, a, "--speech", str(tmp_path / "s.txt"), "--json", "--quiet"]) == 0
     assert json.loads(capsys.readouterr().out)["recordings"][0]["segments"] == one["segments"]
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(a, folder)
+    out = ["--out", str(tmp_path / "out")]
+    assert main(["apply", model, str(folder), *out, "--speech", str(tmp_path / "s.uem"), "--quiet"]) == 0
+    assert json.loads((tmp_path / "out" / "a.json").read_text())["segments"] == one["segments"]
     for wrong, said in (
         ([a, b, "--speech", str(tmp_path / "s.txt")], "one recording"),
-        ([str(tmp_path), "--out", str(tmp_path / "o"), "--speech", str(tmp_path / "s.uem")], "one by one"),
+        ([str(folder), *out, "--speech", str(tmp_path / "s.txt")], "one recording"),
         ([a, "--speech", a], "end in"),
     ):
         assert main(["apply", model, *wrong]) == 2

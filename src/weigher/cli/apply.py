@@ -40,7 +40,7 @@ class Options:
     """Exactly so many people."""
     speech: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Where somebody speaks, as another program found it: RTTM, UEM, or the Audacity labels (.txt) of one recording.
-    Outside of it nobody is said to speak. Not for folders."""
+    Outside of it nobody is said to speak. A recording in a folder goes by its path there without the ending."""
     workers: Annotated[int, tyro.conf.arg(metavar="N")] = 1
     """Processes that share the recordings of a folder, each with the model in memory."""
     ray: bool = False
@@ -67,8 +67,6 @@ def run(options: Options) -> int:
 def _apply_archive(options: Options) -> int:
     from weigher.recordings.apply_archive import apply_archive
 
-    if options.speech is not None:
-        raise RequestError("--speech is for recordings named one by one; leave out folders, --workers and --ray")
     if options.out is None:
         raise RequestError("the results of many recordings need a folder; name one with --out DIR")
     with console.progress_bar(options.quiet) as progress:
@@ -83,6 +81,7 @@ def _apply_archive(options: Options) -> int:
             workers=options.workers,
             with_ray=options.ray,
             device=options.device,
+            speech=options.speech,
             progress=progress,
         )
     for outcome in report.failed:

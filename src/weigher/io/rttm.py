@@ -73,8 +73,9 @@ def unescape_name(field: str) -> str:
 def read_rttm(path: str | os.PathLike[str]) -> dict[str, list[Segment]]:
     """Read one RTTM file as `{recording: turns}`, recordings in their order in the file, turns sorted by start.
 
-    Lines of RTTM's other types, comments (`;;`), empty lines and turns shorter than a microsecond are left out; parts
-    that are not to be scored belong in a UEM file, `NOSCORE` lines are not heeded.
+    Lines of RTTM's other types, comments (`;;`), empty lines and turns shorter than a microsecond are left out; a
+    recording of such turns alone is there, with an empty list. Parts that are not to be scored belong in a UEM file,
+    `NOSCORE` lines are not heeded.
 
     Raises RequestError with file and line for what is no RTTM line: a wrong number of fields, times that are no
     numbers or negative, a turn without a speaker, bytes that are no UTF-8; and where the file cannot be read.
@@ -98,8 +99,9 @@ def read_rttm(path: str | os.PathLike[str]) -> dict[str, list[Segment]]:
         end = round(start + _time(path, line, "duration", fields[4]), _MICROSECOND_DIGITS)
         if fields[7] == "<NA>":
             raise RequestError(f"{path}, line {line}: the turn has no speaker; give the name in the 8th field")
+        turns = recordings.setdefault(unescape_name(fields[1]), [])
         if end > start:
-            recordings.setdefault(unescape_name(fields[1]), []).append(Segment(start, end, unescape_name(fields[7])))
+            turns.append(Segment(start, end, unescape_name(fields[7])))
     return {recording: sorted(turns, key=_by_time) for recording, turns in recordings.items()}
 
 

@@ -41,7 +41,7 @@ def read_speech(path: str | os.PathLike[str], file_id: str) -> Regions:
 
     By the name's ending: `.rttm`, `.uem`, or `.txt`, the labels of Audacity (start, end and name between tabs) of one
     recording, whatever it is called. Raises RequestError for a file that cannot be read, is of another kind, or tells
-    nothing of this recording: a recording in which nobody speaks needs a line or label of its own, of no length.
+    nothing of this recording: one in which nobody speaks has a turn of no length in RTTM, and labels without lines.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "speech.txt"
@@ -50,20 +50,38 @@ def read_speech(path: str | os.PathLike[str], file_id: str) -> Regions:
     ((0.5, 3.5),)
     """
     source = Path(path)
+    if source.suffix.lower() == ".txt":
+        return joined(_labels(source))
+    told = read_speech_of_all(source)
+    if file_id not in told:
+        raise RequestError(
+            f"{source} tells nothing of {file_id!r}, but of {_named(list(told))}; add it, or name another"
+        )
+    return told[file_id]
+
+
+def read_speech_of_all(path: str | os.PathLike[str]) -> dict[str, Regions]:
+    """Read where somebody speaks in each recording that an RTTM or UEM file tells of, by the recording's name.
+
+    Raises RequestError as `read_speech` does, and for Audacity labels, which do not say what they are of.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "speech.uem"
+    >>> _ = path.write_text("a 1 0.0 2.0\\nsub/b 1 1.0 4.0\\n")
+    >>> read_speech_of_all(path)
+    {'a': ((0.0, 2.0),), 'sub/b': ((1.0, 4.0),)}
+    """
+    source = Path(path)
     kind = source.suffix.lower()
     if kind == ".txt":
-        return joined(_labels(source))
+        raise RequestError(f"{source} holds labels of one recording; name one, or give RTTM or UEM for several")
     if kind not in _KINDS:
         raise RequestError(f"speech is read from {source}; its name needs to end in {', '.join(_KINDS)}")
     if kind == ".uem":
         told = read_uem(source)
     else:
         told = {name: [(turn.start, turn.end) for turn in turns] for name, turns in read_rttm(source).items()}
-    if file_id not in told:
-        raise RequestError(
-            f"{source} tells nothing of {file_id!r}, but of {_named(list(told))}; add it, or name another"
-        )
-    return joined(told[file_id])
+    return {name: joined(regions) for name, regions in told.items()}
 
 
 def _labels(source: Path) -> list[tuple[float, float]]:

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from weigher.errors import RequestError, WeigherError
+from weigher.io.speech import read_speech_of_all
 from weigher.recordings.archive_files import (
     LIBSNDFILE_SUFFIXES,
     Format,
@@ -68,6 +69,7 @@ def apply_archive(
     workers: int = 1,
     with_ray: bool = False,
     device: str = "auto",
+    speech: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> ArchiveReport:
     """Apply the model folder `model` to recordings and folders of them; results go to the folder `out`.
@@ -75,7 +77,8 @@ def apply_archive(
     `workers` processes share the work, each with the model in memory; a script that asks for more than one needs
     Python's `if __name__ == "__main__":`. `with_ray` hands the same work to Ray Data: to the cluster that is connected
     or named by RAY_ADDRESS (whose machines see the same folders), else to a Ray of this machine for the time of the
-    call. `progress` gets "apply", done, total.
+    call. `speech` is a file that tells where somebody speaks in each recording, by the name of its result (`sub/a`);
+    see `weigher.io.speech`. `progress` gets "apply", done, total.
 
     Raises RequestError for a model, a place or bounds that cannot be used, and without the [ray] extra; WeigherError
     where the work cannot go on (the disk is full, a process was killed). What was finished until then is kept.
@@ -91,6 +94,7 @@ def apply_archive(
         max_speakers,
         num_speakers,
         device,
+        None if speech is None else read_speech_of_all(speech),
     )
     diarizer = Diarizer.from_pretrained(job.model, device=device if workers == 1 and not with_ray else "cpu")
     # bounds that contradict each other; how many people there can be depends on the length of each recording

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -21,6 +21,7 @@ from weigher.errors import RequestError, WeigherError
 from weigher.io.atomic import writing
 from weigher.io.audio import AUDIO_SUFFIXES
 from weigher.io.folders import CONFIG, WEIGHTS
+from weigher.io.speech import Regions
 from weigher.recordings.diarizer import Diarizer
 from weigher.recordings.result import Diarization
 
@@ -67,6 +68,8 @@ class Job:
     max_speakers: int | None = None
     num_speakers: int | None = None
     device: str = "auto"
+    speech: Mapping[str, Regions] | None = None
+    """Where somebody speaks, by the name of the recording; None: that is left to the model."""
 
     @property
     def bounds(self) -> Bounds:
@@ -159,14 +162,18 @@ def standing(job: Job, source: Source) -> tuple[Literal["finished", "stale", "mi
 
 
 def made_with(job: Job, source: Source) -> dict[str, Any]:
-    """Return what a result depends on: the model, the bounds, and the recording as it is now (size and time)."""
+    """Return what a result depends on: model, bounds, the recording as it is now (size and time), speech if given."""
     try:
         state = source.path.stat()
         size, time = state.st_size, state.st_mtime_ns
     except OSError:  # it went away; what is wrong with it is said when it is read
         size, time = -1, -1
     recording = {"file": source.path.name, "bytes": size, "modified_ns": time}
-    return {"model": job.fingerprint, "recording": recording, **job.bounds}
+    made: dict[str, Any] = {"model": job.fingerprint, "recording": recording, **job.bounds}
+    if job.speech is not None:
+        regions = json.dumps(job.speech.get(source.name))
+        made["speech"] = hashlib.sha256(regions.encode()).hexdigest()
+    return made
 
 
 def save(job: Job, source: Source, result: Diarization, made: dict[str, Any]) -> None:
@@ -198,7 +205,7 @@ def apply_one(diarizer: Diarizer, job: Job, source: Source) -> Outcome:
     try:
         check_ours(job.out, source.name, job.formats)
         replaces, made = standing(job, source)[0] == "stale", made_with(job, source)
-        result = diarizer.predict(source.path, file_id=source.name, **job.bounds)
+        result = diarizer.predict(source.path, file_id=source.name, speech=_speech(job, source), **job.bounds)
         save(job, source, result, made)
     except RequestError as error:
         said = str(error)  # what is wrong with the bounds does not name the recording
@@ -208,6 +215,18 @@ def apply_one(diarizer: Diarizer, job: Job, source: Source) -> Outcome:
     except Exception as error:  # one odd recording in a hundred thousand does not cost the others theirs
         return Outcome(source, "failed", reason=f"{source.path}: {type(error).__name__}: {error}")
     return Outcome(source, "redone" if replaces else "done", len(result.speakers))
+
+
+def _speech(job: Job, source: Source) -> Regions | None:
+    """Where somebody speaks in a recording, where that is given; RequestError where it is not told of."""
+    if job.speech is None:
+        return None
+    if source.name not in job.speech:
+        raise RequestError(
+            f"it is not told where somebody speaks in {source.name!r}; add it to the file of speech, with a turn of no "
+            "length where nobody does"
+        )
+    return job.speech[source.name]
 
 
 def as_text(result: Diarization, kind: Format, media: Path) -> str:
