@@ -34,7 +34,7 @@ ClassLoss = Literal["wbce", "bce", "class-balanced", "focal", "asymmetric", "sof
 class LossConfig:
     """How the parts of the loss weigh."""
 
-    classes: ClassLoss = "wbce"
+    classes: ClassLoss = "bce"
     """Loss of a matched slot's logits against its label."""
     class_weight: float = 0.2
     """Weight of the class loss."""

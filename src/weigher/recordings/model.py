@@ -56,6 +56,15 @@ class ModelConfig:
     weigher: WeigherConfig = field(default_factory=WeigherConfig)
 
 
+def prior_bias(labels: int) -> float:
+    """Bias at which somebody of whom nothing is known has one right label among all: log 1 / (C - 1).
+
+    >>> round(prior_bias(3), 4)
+    -0.6931
+    """
+    return -math.log(max(labels - 1, 1))
+
+
 class LabelHead(nn.Module):
     """Logits of C labels from an embedding: scaled cosines with one bias for all, z = a cos(e, v_c) + b.
 
@@ -67,7 +76,9 @@ class LabelHead(nn.Module):
         super().__init__()
         self.vectors = nn.Parameter(torch.randn(labels, embedding) / math.sqrt(embedding))
         self.scale = nn.Parameter(torch.tensor(12.0))
-        self.bias = nn.Parameter(torch.tensor(-4.0))
+        # From far above the prior of hundreds of labels the first steps are spent on their number; and where labels are
+        # few, a pooling that weighs frames by their own probability cannot begin with all of them likely.
+        self.bias = nn.Parameter(torch.tensor(min(-4.0, prior_bias(labels))))
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """Score embeddings [..., e] -> [..., c]."""

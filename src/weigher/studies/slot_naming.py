@@ -13,7 +13,6 @@ Symbols: f files, n slots, d features of a slot, m people of a file, c labels, k
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -182,15 +181,6 @@ def loss_of(name: str, logits: Tensor, answers: Tensor) -> Tensor:
 def log_probability(name: str, logits: Tensor) -> Tensor:
     """Log of what a head trained by this loss takes for the probability of each label: [..., c] -> [..., c]."""
     return logits.log_softmax(-1) if KINDS.get(name) == "softmax" else F.logsigmoid(logits)
-
-
-def prior_bias(labels: int) -> float:
-    """Bias at which a slot that knows nothing has one right label among all: log 1 / (C - 1).
-
-    >>> round(prior_bias(3), 4)
-    -0.6931
-    """
-    return -math.log(max(labels - 1, 1))
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,7 +32,7 @@ FEW, MANY = "40 voices", "160 voices"
 MADE_UP = {"856 made up": 856, "5000 made up": 5000}
 WORLDS = (FEW, MANY, *MADE_UP)
 TUNED_AS = {"5000 made up": "856 made up"}
-RATES, BIASES = (0.01, 0.03, 0.1), ("default", "prior")
+RATES, BIASES = (0.01, 0.03, 0.1), ("fixed", "prior")
 MAP, EER, STEPS = "file-level mAP %", "slot retrieval EER %", "steps to the level"
 LEVEL = 0.9
 
@@ -86,12 +86,12 @@ def run(context: Context) -> list[Row]:
 def settings(labels: int) -> dict[str, tuple[float, float]]:
     """What every loss may choose among: learning rate, and bias of the head at the start.
 
-    >>> len(settings(40)), settings(40)["rate 0.01, default bias"]
+    >>> len(settings(40)), settings(40)["rate 0.01, fixed bias"]
     (6, (0.01, -4.0))
     """
-    from weigher.studies.slot_naming import prior_bias
+    from weigher.recordings.model import prior_bias
 
-    start = {"default": -4.0, "prior": prior_bias(labels)}
+    start = {"fixed": -4.0, "prior": prior_bias(labels)}
     return {f"rate {rate:g}, {bias} bias": (rate, start[bias]) for rate in RATES for bias in BIASES}
 
 
