@@ -161,6 +161,7 @@ def _index(folder: Path) -> None:
     index.enroll({name: [(f"{name}{k}", np.eye(4)[k]) for k in range(3)] for name in ("Ann", "Ben")})
     index.remember([Recorded("r.wav", np.eye(4)[:2], np.ones(2), [np.array([[0.0, 1.0]])] * 2, [None] * 2)])
     index.recalibrate()
+    index.keep_heard(Recorded("s.wav", np.eye(4)[:1], np.ones(1), [np.array([[0.0, 1.0]])], [None]), "m")
 
 
 def _read_index(folder: Path) -> None:
@@ -172,6 +173,7 @@ def _read_index(folder: Path) -> None:
         index.export,
         lambda: index.search(np.ones(index.width)),
         lambda: index.name(np.ones((1, index.width))),
+        lambda: index.heard_before({"s.wav": "m"}),
         index.recalibrate,
         lambda: index.rename("Ann", "Cid"),
         lambda: index.forget(["Ben"]),

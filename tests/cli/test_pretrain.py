@@ -110,6 +110,32 @@ def test_every_loss_hears_neighbouring_crops(world, tmp_path, method, capsys):
     assert load_encoder(tmp_path / "run" / "encoder")[0].config.embedding == 8
 
 
+def container(path, people, each):
+    """A container of features: in everybody's recordings, energy moves from band to band in a way of their own."""
+    rng = np.random.default_rng(0)
+    spectra = {name: 2 * rng.normal(size=6) * np.linspace(-1, 1, 60)[:, None] for name in people}
+    rows = [(name, str(k), spectra[name] + rng.normal(size=(60, 6))) for name in people for k in range(each)]
+    features = np.concatenate([values for _, _, values in rows]).astype(np.float32)
+    names = {"speaker": np.array([row[0] for row in rows]), "utterance": np.array([row[1] for row in rows])}
+    np.savez(path, features=features, offsets=60 * np.arange(len(rows) + 1), hop_seconds=0.02, **names)
+    return path
+
+
+def test_voices_are_tried_where_they_have_names(world, tmp_path, capsys):
+    options = ("--config", world / "small.json", "--method", "info-nce", "--epochs", 1)
+    assert pretrain(container(tmp_path / "voices.npz", ("a", "b"), 10), tmp_path / "run", *options, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert set(told["accuracy"]) == {"random start", "pre-trained"}
+    for figures in told["accuracy"].values():
+        assert set(figures) == {"linear probe", "5 nearest neighbours", "8 labels of each class"}
+        assert figures["linear probe"] == 1.0  # by anything but chance these two are told apart
+    shown = json.loads((tmp_path / "run" / "encoder" / "config.json").read_text(encoding="utf-8"))
+    assert shown["told"]["accuracy"] == told["accuracy"]
+    few = container(tmp_path / "few.npz", ("a", "b", "c"), 4)
+    assert pretrain(few, tmp_path / "second", *options) == 0
+    assert capsys.readouterr().out.count("\n") == 1  # of each person too few to take a fifth of
+
+
 @pytest.mark.parametrize("by_signal", [True, False])
 def test_a_run_cut_off_and_resumed_is_the_run_that_never_was(world, run, tmp_path, capsys, by_signal):
     with pytest.MonkeyPatch.context() as patch:

@@ -29,6 +29,7 @@ def test_glove_word2vec_and_words_with_blanks(tmp_path):
     [
         (b"good 1 2\nbad 1 nan\n", "line 2, word 'bad': the vector holds NaN"),
         (b"good 1 inf\n", "line 1, word 'good'"),
+        (b"good 1 1e39\n", "line 1, word 'good': the vector holds NaN or infinity"),  # beyond single precision
         (b"good 1 2\nbad 1 x\n", "line 2, word 'bad': could not convert"),
         (b"good 1 2\nbad 1\n", "line 2: needed is a word and 2 numbers"),
         (b"good\n", "line 1: needed is a word"),

@@ -385,6 +385,16 @@ def test_what_is_told_of_embeddings_elsewhere_is_brought_here(monkeypatch):
     assert (found.plane.shape, found.distances.shape) == ((9, 2), (9,))
 
 
+def test_a_diagnosis_takes_arrays_and_embeddings_of_one_number(tmp_path):
+    x, weight = drawn(6), torch.tensor([1.0, 2.0, 0.0, 3.0, 1.0, 1.0])
+    found, whole = diagnose(x.numpy(), weight=weight.numpy()), diagnose(x, weight=weight)
+    assert (found.uniformity, found.mean_cosine) == (whole.uniformity, whole.mean_cosine)
+    line = diagnose(torch.tensor([[2.0], [-1.0], [0.5]]))
+    assert line.plane.tolist() == [[1.0, 0.0], [-1.0, 0.0], [1.0, 0.0]]
+    line.plot(tmp_path / "line.png")
+    assert (tmp_path / "line.png").stat().st_size > 1000
+
+
 def test_weights_in_a_diagnosis_are_copies():
     x, y = drawn(6), drawn(6, seed=1)
     weight = torch.tensor([1, 2, 0, 3, 1, 1])

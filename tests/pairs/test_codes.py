@@ -159,6 +159,7 @@ def test_used_prototypes_and_imbalance_count_from_one_to_all():
         (lambda: balanced_codes(cosines(), iterations=9, tolerance=0.0), "tolerance 0.0"),
         (lambda: balanced_codes(math.nan * cosines()), "NaN or infinity"),
         (lambda: balanced_codes(torch.tensor([[0.5, -math.inf]])), "NaN or infinity"),
+        (lambda: balanced_codes(torch.eye(2, dtype=torch.int64)), "torch.int64: cosines"),
         (lambda: balanced_codes(cosines(3), weight=torch.zeros(3)), "no row has any weight"),
         (lambda: balanced_codes(cosines(3), weight=torch.tensor([1.0, -1.0, 3.0])), ">= 0"),
     ],

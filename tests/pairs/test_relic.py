@@ -1,6 +1,8 @@
 """ReLIC: laws of its penalty, closed forms, directions, targets, several views, and Fisher's ratio."""
 
 import math
+import subprocess
+import sys
 from itertools import combinations
 
 import pytest
@@ -79,10 +81,39 @@ def test_gradients_and_blocks(monkeypatch):
     a, b = (x.requires_grad_() for x in views(5, 3))
     loss = ReLICLoss(ReLICConfig(temperature=0.5))
     gradcheck(lambda x, y: loss(x, y)["loss"], (a, b))
-    whole = torch.autograd.grad(loss(a, b)["invariance"], (a, b))
+    weight = torch.tensor([1.0, 2.5, 0.5, 1.0, 3.0], dtype=torch.float64, requires_grad=True)
+
+    def slopes():
+        keys = [2 * x.detach().requires_grad_() for x in (a, b)]
+        each = invariance((a, keys[0]), (b, keys[1]), temperature=0.5, weight=weight)
+        given = [a, b, *keys, weight]
+        return [
+            *torch.autograd.grad(loss(a, b)["invariance"], (a, b)),
+            *torch.autograd.grad(each.square().sum(), given),
+        ]
+
+    whole = slopes()
     monkeypatch.setattr(relic, "BLOCK", 3)  # one row of 5 at a time
-    for one, two in zip(torch.autograd.grad(loss(a, b)["invariance"], (a, b)), whole, strict=True):
+    for one, two in zip(slopes(), whole, strict=True):
         torch.testing.assert_close(one, two)
+
+
+def test_memory_grows_with_the_rows_not_with_their_square():
+    """4,000 rows: one matrix alone would take 64 MB, and the penalty has several, for both orders of views."""
+    code = """
+import resource, torch
+from weigher.pairs.relic import ReLICLoss
+torch.set_num_threads(1)
+def step(n):
+    views = [torch.randn(n, 4, requires_grad=True) for _ in range(2)]
+    ReLICLoss()(*views)["loss"].backward()
+step(100)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+step(4000)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert float(done.stdout) < 180  # megabytes
 
 
 def test_a_target_encoder_gives_the_keys_and_gets_no_gradient():

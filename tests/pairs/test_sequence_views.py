@@ -212,6 +212,17 @@ def test_a_hidden_stretch_ends_where_the_recording_does():
     assert hidden[:, 6].any()
 
 
+def test_of_short_recordings_no_more_is_hidden_than_an_instance():
+    """4 parts: stretches of at most 10 frames in 40 and more, of 3 in 15, of none in 3."""
+    lengths = torch.tensor([60, 40, 15, 3]).repeat(300)
+    config = with_only(STILL_SPEECH, time_masks=1, time_mask_frames=10)
+    x = speech(b=len(lengths), t=60)
+    views = speech_views(x, lengths, config, rng(), instances=4)[:2]
+    for view in views:
+        hidden = (view != x).all(2) & (torch.arange(60) < lengths[:, None])
+        assert hidden.sum(1).view(-1, 4).amax(0).tolist() == [10, 10, 3, 0]
+
+
 def test_padding_of_speech_is_invisible():
     config = with_only(SpeechViewConfig(), noise=0.0)
     x, lengths = speech(), torch.tensor([30, 19])

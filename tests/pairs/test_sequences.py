@@ -216,6 +216,15 @@ def test_no_hidden_stretch_is_longer_than_an_instance(mapping, windows, most):
         assert run(most + 1, masks=0).step > 0
 
 
+def test_recordings_that_are_all_shorter_than_a_crop_are_learned_from():
+    """12 frames of a crop of 20: a hidden stretch of 10 frames would be longer than a window, and is shortened."""
+    config = SequenceConfig(
+        crop_seconds=2.0, seqclr=SeqCLRConfig("window", 2), views=SpeechViewConfig(time_mask_frames=10, stretch=0.0)
+    )
+    short = [one[:12] for one in voices(4)]
+    assert pretrain_sequences(Frames(), 5, short, config, BRIEF, hop_seconds=0.1, device="cpu").step > 0
+
+
 def test_the_least_a_sequence_needs_holds_all_windows_at_any_speed():
     config = SequenceConfig(crop_seconds=2.0, seqclr=SeqCLRConfig(windows=10))
     assert config.least_frames(0.01, stride=4) == 80

@@ -1,12 +1,18 @@
-"""What the people of a long recording take in memory, from their windows to the turns, and that it is still exact."""
+"""What a long recording and the people in it take in memory, from the file to the turns, and that it is still exact."""
 
 import tracemalloc
 
 import numpy as np
+import soundfile
+import torch
 
-from weigher.recordings.decode import decode_slots
-from weigher.recordings.diarizer import _columns
+from weigher.io.audio import SAMPLE_RATE
+from weigher.recordings.decode import DecodeConfig, decode_slots
+from weigher.recordings.diarizer import Diarizer, DiarizerConfig, _columns
+from weigher.recordings.encoder import EncoderConfig
 from weigher.recordings.link import Linker
+from weigher.recordings.model import FrontConfig, ModelConfig, RecordingModel
+from weigher.recordings.weigher import WeigherConfig
 
 HOP, WINDOW, STEP = 0.04, 750, 625
 PEOPLE, HOURS = 12, 0.3
@@ -59,3 +65,28 @@ def test_thresholds_are_not_rounded_to_half_precision():
     assert decode_slots(track, np.array([0.9]), HOP).segments == ()
     up = np.full((50, 1), np.nextafter(below, np.float16(1)))
     assert len(decode_slots(up, np.array([0.9]), HOP).segments) == 1
+
+
+def test_a_recording_is_streamed_from_the_disk(tmp_path):
+    """Six more minutes are 23 MB of samples, of which nothing may stay."""
+    front = FrontConfig(mels=20)
+    encoder = EncoderConfig(channels=8, embedding=8, dilations=(1,))
+    body = ModelConfig(front, encoder, WeigherConfig(slots=2, heads=1, layers=1))
+    diarizer = Diarizer(config=DiarizerConfig(body, decode=DecodeConfig(threshold=0.0)), device="cpu")
+    torch.manual_seed(0)
+    diarizer.model_ = RecordingModel(body).eval()
+    rng, peaks = np.random.default_rng(0), []
+    minute = np.round(3000 * rng.standard_normal(60 * SAMPLE_RATE)).astype(np.int16)
+    for minutes in (1, 2, 8):  # the first one loads what is loaded once
+        with soundfile.SoundFile(tmp_path / "talk.wav", "w", SAMPLE_RATE, 1) as file:
+            for _ in range(minutes):
+                file.write(minute)
+        tracemalloc.start()
+        try:
+            found = diarizer.predict(tmp_path / "talk.wav", num_speakers=2)
+            peaks.append(tracemalloc.get_traced_memory()[1] / 1e6)
+        finally:
+            tracemalloc.stop()
+        assert found.seconds == 60 * minutes
+        assert len(found.speakers) == 2
+    assert peaks[2] - peaks[1] < 2.0

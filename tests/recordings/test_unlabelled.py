@@ -46,6 +46,9 @@ def test_features_come_from_folders_files_and_containers(tmp_path):
     again = read_unlabelled(container)
     assert all(np.array_equal(one, two) for one, two in zip(heard.values, again.values, strict=True))
     assert again.front == heard.front
+    assert (heard.names, again.names) == ((None, None), ("a", "b"))
+    (tmp_path / "cast.csv").write_text("file_name,speakers\n0.npz,Ann\n1.npz,Ann;Ben\n", encoding="utf-8")
+    assert read_unlabelled(tmp_path / "cast.csv").names == ("Ann", None)
 
 
 def test_what_does_not_fit_is_left_out_and_said(tmp_path):

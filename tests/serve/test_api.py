@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from weigher.io.audio import AudioError, read_audio
+from weigher.io.audio import AudioError, read_audio, write_audio
 from weigher.io.rttm import read_rttm
 from weigher.serve import uploads
 from weigher.serve.api import build_api
@@ -210,7 +210,7 @@ def test_forms_that_are_none_are_refused(api, post, says):
         ({"min_speakers": "two"}, "min_speakers is 'two'"),
         ({"max_speakers": "-1"}, "max_speakers is '-1'"),
         ({"max_speakers": "1"}, "contradict"),
-        ({"num_speakers": "99"}, "3 slots"),
+        ({"num_speakers": "10"}, "there are 9 slots"),  # of three windows
         ({"num_speakers": "9" * 5000}, "whole number"),
     ],
 )
@@ -219,6 +219,17 @@ def test_numbers_of_speakers_that_cannot_be_are_refused(api, talk, folder, field
     assert answer.status_code == 400
     assert says in answer.json()["detail"]
     assert left(folder) == []
+
+
+def test_a_long_recording_may_have_more_speakers_than_a_window(api, talk, tmp_path):
+    client = api()
+    assert client.get("/api/health").json()["slots"] == 3
+    number = heard(client, talk, min_speakers="", num_speakers=4)
+    assert len(client.get(f"/api/jobs/{number}/result").json()["speakers"]) == 4
+    write_audio(tmp_path / "short.wav", read_audio(talk, duration_seconds=1.5))
+    answer = send(client, tmp_path / "short.wav", min_speakers="", num_speakers=4)
+    assert answer.status_code == 400
+    assert "there are 3 slots" in answer.json()["detail"]
 
 
 def test_an_upload_that_takes_too_long_is_given_up(api, talk, monkeypatch):

@@ -265,6 +265,23 @@ def test_what_cannot_be_heard_is_said(visit, tmp_path):
     ask_for(page, "At most", 1)
     page.locator("#start").click()
     expect(page.locator("#status")).to_contain_text("contradict")
+    box = page.get_by_label("At least so many speakers", exact=True)
+    box.fill("many")
+    box.press("Enter")
+    page.locator("#start").click()
+    expect(page.locator("#status")).to_contain_text("needed is a whole number")
+
+
+def test_more_speakers_than_a_window_has_can_be_asked_for(visit, talk):
+    page = visit()
+    upload(page, talk)
+    for word in ("At least", "At most"):
+        box = page.get_by_label(f"{word} so many speakers", exact=True)
+        box.fill("4")
+        box.press("Enter")
+    page.locator("#start").click()
+    page.locator("#picture .weigher-tracks").wait_for()
+    assert len(names(page)) == 4
 
 
 def test_sound_can_be_recorded(visit):

@@ -80,6 +80,21 @@ def test_gains_are_those_of_each_seed():
     assert study.SHARE not in study.with_gains(seeds[:1], {study.INFO: study.START, study.BOTH: "b"})[0][study.BOTH]
 
 
+def test_settings_are_chosen_by_what_is_compared_and_by_no_label_of_the_unseen_images():
+    images, labels = small_images.read(None, 300)
+    (seen, _), _ = study._split(images, labels, 0)
+    place = {image.numpy().tobytes() for image in seen}
+    unseen = torch.tensor([image.numpy().tobytes() not in place for image in images])
+    wrong = torch.where(unseen, (labels + 1) % 10, labels)
+    size = study.Size(1, {}, draws=1)
+    one, two = (
+        study._figures(size, lambda told=told: (images, told), "digits", study.START, 0) for told in (labels, wrong)
+    )
+    assert one[study.CHOICE] == two[study.CHOICE]
+    assert abs(one[study.FEW] - two[study.FEW]) > 20
+    assert abs(one[study.CHOICE] - one[study.FEW]) < 20  # the same probe, of other images
+
+
 def test_the_gap_to_the_limit_of_crowded_rows_falls_with_the_negatives():
     generator = torch.Generator().manual_seed(0)
     first = unit(torch.randn(300, 3, generator=generator) + torch.tensor([1.0, 0.5, 0.0]))

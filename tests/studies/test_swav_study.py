@@ -1,5 +1,7 @@
 """The study of SwAV: its arithmetic, its rules on made-up rows, and a run too small to learn."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -86,6 +88,18 @@ def test_a_seed_starts_every_recipe_from_the_same_weights():
     one, two, other = (torch.cat([p.flatten() for p in model.parameters()]) for model in models)
     assert torch.equal(one, two)
     assert not torch.equal(one, other)
+
+
+def test_settings_are_chosen_by_what_is_compared_and_by_no_label_of_the_unseen_images():
+    world = runs.digits(300)
+    (seen, _), _ = world.split(0)
+    place = {image.numpy().tobytes() for image in seen}
+    unseen = torch.tensor([image.numpy().tobytes() not in place for image in world.images])
+    wrong = replace(world, labels=torch.where(unseen, (world.labels + 1) % 10, world.labels))
+    one, two = (runs.figures(lambda told=told: told, runs.Recipe(), 0, 1) for told in (world, wrong))
+    assert one[names.CHOICE] == two[names.CHOICE]
+    assert abs(one[names.FEW] - two[names.FEW]) > 20
+    assert abs(one[names.CHOICE] - one[names.FEW]) < 20  # the same probe, of other images
 
 
 def test_both_families_are_tuned_with_as_many_settings_and_steps():

@@ -29,8 +29,9 @@ class Options:
     A name in one recording only gets the voice that the others leave; names that always appear together cannot be told
     apart and are left out, unless all but one of them are known already.
 
-    All or nothing is stored, the voices of the recordings too, so that `weigher search` finds them. The threshold of
-    "unknown" is chosen anew from everybody who is known, each vector held out once.
+    All or nothing is enrolled, the voices of the recordings too, so that `weigher search` finds them; the same command
+    after an interruption need not hear again what it has heard. The threshold of "unknown" is chosen anew from
+    everybody who is known, each vector held out once.
     """
 
     model: Annotated[Path, tyro.conf.arg(metavar="MODEL")]

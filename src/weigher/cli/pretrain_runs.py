@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +24,19 @@ from weigher.pairs.evaluation import encode, probed
 from weigher.pairs.methods import LossConfig, Method, pair_loss
 from weigher.pairs.pretrained import save_image_encoder
 from weigher.pairs.pretraining import ImageEncoder, ImageEncoderConfig, PretrainConfig, pretrain
-from weigher.pairs.sequences import SequenceConfig, pretrain_sequences
+from weigher.pairs.sequences import SequenceConfig, encode_sequences, pretrain_sequences
 from weigher.recordings.configs import to_plain
 from weigher.recordings.encoder import EncoderConfig, FrameEncoder
 from weigher.recordings.pretrained_encoder import Hearing, save_encoder
-from weigher.recordings.unlabelled import read_unlabelled
+from weigher.recordings.unlabelled import Unlabelled, read_unlabelled
 from weigher.train.distribution import rank
 from weigher.train.loop import History
 from weigher.train.provenance import commit, versions
 
 Progress = Callable[[str, int, int], None]
 CONFIG, DATA = "config.json", "data.json"
-_PROBED = 10_000  # images; more labels tell no more
+_PROBED, _HEARD = 10_000, 2_000  # images, recordings; more labels tell no more
+_EACH = 5  # recordings of a person from which a probe is asked about them
 _SMALL = (0.05, 0.4)  # share of an image's area in a small crop
 
 
@@ -101,8 +104,10 @@ def recordings_run(settings: RecordingSettings, place: Place) -> dict[str, Any]:
     torch.manual_seed(settings.loop.seed)
     width = heard.values[0].shape[1]
     encoder = FrameEncoder(width, settings.encoder)
+    hearing = Hearing(encoder, additive=heard.front.additive)
+    start = deepcopy(hearing)
     history = pretrain_sequences(
-        Hearing(encoder, additive=heard.front.additive),
+        hearing,
         settings.encoder.embedding,
         heard.values,
         settings.sequences,
@@ -116,6 +121,7 @@ def recordings_run(settings: RecordingSettings, place: Place) -> dict[str, Any]:
     counted = {"recordings": len(heard.values), "hours": round(frames * heard.hop_seconds / 3600, 3)}
     told = _told(settings.sequences.method, place, counted, settings.loop, history)
     if rank() == 0:
+        told["accuracy"] = _told_apart(heard, {"random start": start, "pre-trained": hearing}, settings.loop.seed)
         save_encoder(place.out / "encoder", encoder, heard.front, told)
     return {"encoder": str(place.out / "encoder"), **told, "skipped": list(heard.skipped)}
 
@@ -191,9 +197,26 @@ def _tried(images: Images, encoders: dict[str, ImageEncoder], seed: int) -> dict
     if images.labels is None:
         return {}
     chosen = np.random.default_rng(seed).permutation(len(images.labels))[:_PROBED]
-    _, labels = np.unique(images.labels[chosen], return_inverse=True)
-    x, y = torch.from_numpy(images.values[chosen]), torch.from_numpy(labels.astype(np.int64))
+    x = torch.from_numpy(images.values[chosen])
+    return _probed({name: partial(encode, one, x) for name, one in encoders.items()}, images.labels[chosen], seed)
+
+
+def _told_apart(heard: Unlabelled, encoders: dict[str, Hearing], seed: int) -> dict[str, dict[str, float]]:
+    """Accuracies of telling who speaks by mean frames; nothing where too few recordings of one person are named."""
+    counts = Counter(name for name in heard.names if name is not None)
+    named = [place for place, name in enumerate(heard.names) if name is not None and counts[name] >= _EACH]
+    chosen = np.random.default_rng(seed).permutation(named)[:_HEARD].astype(np.int64)
+    values = [heard.values[place] for place in chosen]
+    ways = {name: partial(encode_sequences, one, values) for name, one in encoders.items()}
+    return _probed(ways, np.array([heard.names[place] for place in chosen]), seed)
+
+
+def _probed(encoded: Mapping[str, Callable[[], Tensor]], labels: np.ndarray, seed: int) -> dict[str, dict[str, float]]:
+    kinds, numbers = np.unique(labels, return_inverse=True)
+    if len(kinds) < 2:
+        return {}
     try:
-        return {name: probed(encode(encoder, x), y, seed) for name, encoder in encoders.items()}
-    except RequestError:  # a handful of images, or of one class
+        y = torch.from_numpy(numbers.astype(np.int64))
+        return {name: probed(features(), y, seed) for name, features in encoded.items()}
+    except RequestError:  # a handful, or one class among those that labels are taken from
         return {}

@@ -66,7 +66,8 @@ def read_vectors(
 
 def _numbers(parts: list[str], where: str) -> np.ndarray:
     try:
-        vector = np.array(parts, np.float32)
+        with np.errstate(over="ignore"):  # what is too large becomes infinity, and is told below
+            vector = np.array(parts, np.float32)
     except ValueError as error:
         raise RequestError(f"{where}: {error}; needed are finite numbers") from error
     if not np.isfinite(vector).all():

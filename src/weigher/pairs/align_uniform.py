@@ -16,7 +16,8 @@ queue of such keys uniformity is also over the pairs of each row with it. Keys g
 `weigher.pairs.diagnosis` measures both on the embeddings of any encoder and says what they have to do with InfoNCE.
 
 Source: Wang, Isola 2020, arXiv 2005.10242. Unlike there, sums over pairs run in blocks through a running logarithm (no
-n x n matrix, no underflow), rows of zeros are said to be an error, and pairs may carry weights.
+n x n matrix, no underflow), and pairs may carry weights. Rows of zeros are an error where something is measured; in the
+loss they stay zeros, a point off the sphere that gets no gradient.
 """
 
 from __future__ import annotations

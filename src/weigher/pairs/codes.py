@@ -46,14 +46,16 @@ def balanced_codes(
 
     Shapes: scores `[..., n, k]`, cosines, weight `[..., n]` in [0, inf) -> `[..., n, k]`, rows sum to 1. Range: epsilon
     in (0, inf), in units of the scores.
-    Raises: RequestError for an epsilon or iterations out of range, scores that are not finite, and where nothing has
-    any weight. Warns: of scores that are no cosines; the codes are right for these, too.
+    Raises: RequestError for an epsilon or iterations out of range, scores that are not finite or of no floating type,
+    and where nothing has any weight. Warns: of scores that are no cosines; the codes are right for these, too.
 
     >>> balanced_codes(torch.tensor([[0.9, 0.1], [0.8, 0.5]]), iterations=100).round(decimals=3)
     tensor([[0.9930, 0.0070],
             [0.0070, 0.9930]])
     """
     check_positive(epsilon=epsilon)
+    if not scores.is_floating_point():
+        raise RequestError(f"scores hold {scores.dtype}: cosines are of a floating type")
     if iterations < 0:
         raise RequestError(f"iterations = {iterations}: it must be at least 0")
     wide, counted = clean(scores.detach(), None if weight is None else weight.detach())

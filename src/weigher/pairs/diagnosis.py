@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from weigher.core.contrast import log_sum_exp
@@ -88,11 +89,12 @@ def diagnose(
     others: Tensor | np.ndarray | None = None,
     *,
     t: float = 2.0,
-    weight: Real[Tensor, " n"] | None = None,
+    weight: Real[Tensor, " n"] | np.ndarray | None = None,
 ) -> Diagnosis:
     """Measure embeddings; `others` are the second views, row by row.
 
-    Shapes: `[n, e]`, weight `[n]` in [0, inf), how often a row counts. Time grows with n^2, memory with n.
+    Shapes: `[n, e]`, weight `[n]` in [0, inf), how often a row counts; each a tensor or an array. Time grows
+    with n^2, memory with n.
     Raises: RequestError for less than two rows, rows that are zero or not finite, views of different shapes, and
     weights that are negative or of another number.
 
@@ -101,7 +103,7 @@ def diagnose(
     (-4.0, 4.0, 0.0)
     """
     check_positive(t=t)
-    first = torch.as_tensor(embeddings)
+    first, weight = torch.as_tensor(embeddings), None if weight is None else torch.as_tensor(weight)
     x = checked(first, weight, normalise=True, least=2, what="a diagnosis")
     counted = torch.ones_like(x[:, 0]) if weight is None else weight.to(x.dtype)
     kept = counted > 0
@@ -118,6 +120,7 @@ def diagnose(
     powers, directions = torch.linalg.eigh((wide * shares[:, None]).T @ wide)
     singular = normalise(powers.clamp(min=0).sqrt(), 0)
     rank = torch.special.entr(singular).sum().exp().item()
+    plane = wide if x.shape[1] <= 2 else wide @ directions[:, -2:].flip(1)
     own = counted.double()
     # of all products of two sums, those of a copy with itself are left out; a weight below 1 has no other copy
     alone = (own * own.clamp(max=1)).sum()
@@ -132,7 +135,7 @@ def diagnose(
         lowest=uniformity_bound(len(x), t),
         effective_rank=rank,
         mean_cosine=float(cosine),
-        plane=(wide if x.shape[1] == 2 else wide @ directions[:, -2:].flip(1)).float().cpu().numpy(),
+        plane=F.pad(plane, (0, 2 - plane.shape[1])).float().cpu().numpy(),  # one number: a line in it
         distances=None if distances is None else distances.cpu().numpy(),
     )
 

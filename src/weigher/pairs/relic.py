@@ -19,14 +19,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from weigher.core.contrast import BLOCK, info_nce, unit
 from weigher.core.weights import log_softmax, widen
@@ -138,17 +138,55 @@ def invariance(
     """
     check_positive(temperature=temperature)
 
-    def part(x: Tensor, k: Tensor, y: Tensor, r: Tensor, counted: Tensor | None) -> Tensor:
+    def part(x: Tensor, y: Tensor, k: Tensor, r: Tensor, counted: Tensor | None) -> Tensor:
         masses = None if counted is None else counted[..., None, :]
-        p, q = (log_softmax(a @ b.mT / temperature, -1, weight=masses) for a, b in ((x, k), (y, r)))
-        return _divergence(p, q, masses, divergence, detach=detach_target)
+        with torch.autocast(x.device.type, enabled=False):
+            p, q = (log_softmax(a @ b.mT / temperature, -1, weight=masses) for a, b in ((x, k), (y, r)))
+            return _divergence(p, q, masses, divergence, detach=detach_target)
 
     rows = max(1, BLOCK * BLOCK // max(one[1].shape[-2], 1))  # of the n x m matrices, few lie in memory at a time
-    parts = [
-        cast("Tensor", checkpoint(part, x, one[1], y, two[1], weight, use_reentrant=False))
-        for x, y in zip(one[0].split(rows, -2), two[0].split(rows, -2), strict=True)
-    ]
-    return torch.cat(parts, -1)
+    return cast("Tensor", _ByRows.apply((part, rows), one[0], two[0], one[1], two[1], weight))
+
+
+def _spans(ctx: Any, count: int) -> list[slice]:
+    return [slice(start, start + ctx.rows) for start in range(0, count, ctx.rows)]
+
+
+def _way_back(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+    """Return the gradients of `_ByRows`, for which each part is made anew."""
+    given = ctx.saved_tensors
+    wanted = [number for number, needed in enumerate(ctx.needs_input_grad[1:]) if needed]
+    found = {number: torch.zeros_like(given[number]) for number in wanted}
+    for place in _spans(ctx, given[0].shape[-2]):
+        own = [x[..., place, :] if number < 2 else x for number, x in enumerate(given)]
+        leaves: list[Any] = [
+            None if x is None else x.detach().requires_grad_(number in found) for number, x in enumerate(own)
+        ]
+        with torch.enable_grad():
+            value = ctx.part(*leaves)
+        each = torch.autograd.grad(value, [leaves[number] for number in wanted], slopes[0][..., place])
+        for number, slope in zip(wanted, each, strict=True):
+            (found[number][..., place, :] if number < 2 else found[number]).add_(slope)
+    return None, *(found.get(number) for number in range(len(given)))
+
+
+class _ByRows(torch.autograd.Function):
+    """A function of queries (x, y) and keys (k, r, weight), some of its rows after the others.
+
+    No part leaves anything behind: small things kept between large ones would leave the heap in pieces.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, how: tuple[Callable[..., Tensor], int], *given: Tensor | None) -> Tensor:
+        ctx.part, ctx.rows = how
+        x, y, *keys = cast("tuple[Tensor, ...]", given)
+        result = x.new_empty(x.shape[:-1])
+        for place in _spans(ctx, x.shape[-2]):
+            result[..., place] = ctx.part(x[..., place, :], y[..., place, :], *keys)
+        ctx.save_for_backward(*given)
+        return result
+
+    backward: Any = staticmethod(once_differentiable(_way_back))
 
 
 def _divergence(p: Tensor, q: Tensor, weight: Tensor | None, kind: Divergence, *, detach: bool) -> Tensor:

@@ -165,11 +165,14 @@ def speech_views(
     lengths: Int[Tensor, " b"] | None,
     config: SpeechViewConfig,
     generator: np.random.Generator,
+    *,
+    instances: int = 1,
 ) -> tuple[Float[Tensor, "b u f"], Float[Tensor, "b u f"], Int[Tensor, " b"]]:
     """Return two aligned random views of each recording, and how many of their frames are real.
 
     Shapes: values `[b, t, f]`, lengths `[b]` -> `[b, u, f]` twice, and `[b]`. What is hidden becomes the mean of its
-    band over the recording. Raises: RequestError for another number of axes and lengths out of range.
+    band over the recording. No stretch of time that is hidden is longer than one of `instances` equal parts of the
+    recording: of short ones less is hidden. Raises: RequestError for another number of axes and lengths out of range.
 
     >>> first, second, lengths = speech_views(torch.randn(2, 50, 8), None, SpeechViewConfig(), np.random.default_rng(0))
     >>> first.shape == second.shape, lengths.tolist()
@@ -179,7 +182,8 @@ def speech_views(
     factor = 1 + config.stretch * generator.uniform(-1, 1, len(values))
     new = (lengths.cpu().double() * torch.from_numpy(factor)).round().long().clamp(min=1).to(lengths.device)
     both = stretched(values, lengths, new)
-    return speech_view(both, new, config, generator), speech_view(both, new, config, generator), new
+    first, second = (speech_view(both, new, config, generator, instances=instances) for _ in range(2))
+    return first, second, new
 
 
 def speech_view(
@@ -187,8 +191,10 @@ def speech_view(
     lengths: Int[Tensor, " b"] | None,
     config: SpeechViewConfig,
     generator: np.random.Generator,
+    *,
+    instances: int = 1,
 ) -> Float[Tensor, "b t f"]:
-    """Return one random view of each recording, at its own speed; errors as `speech_views`.
+    """Return one random view of each recording, at its own speed; `instances` and errors as in `speech_views`.
 
     >>> still = SpeechViewConfig(gain=0, colour=0, band_mask=0, time_masks=0, noise=0)
     >>> values = torch.randn(1, 6, 4)
@@ -211,15 +217,16 @@ def speech_view(
     hidden = _within(place, drawn[:, 4], drawn[:, 5], torch.full((b,), f).to(lengths), int(config.band_mask * f))[
         :, None
     ]
+    longest = (lengths // instances).clamp(max=config.time_mask_frames)
     for k in range(6, drawn.shape[1], 2):
-        hidden = hidden | _within(frame, drawn[:, k], drawn[:, k + 1], lengths, config.time_mask_frames)[..., None]
+        hidden = hidden | _within(frame, drawn[:, k], drawn[:, k + 1], lengths, longest)[..., None]
     return torch.where(hidden, mean, view).masked_fill(~real, 0)
 
 
-def _within(place: Tensor, start: Tensor, size: Tensor, lengths: Tensor, most: int) -> Tensor:
+def _within(place: Tensor, start: Tensor, size: Tensor, lengths: Tensor, most: int | Tensor) -> Tensor:
     """Say which places [t] of each row lie in a stretch drawn by start and size in [0, 1): bool [b, t].
 
-    Its size is a whole number from 0 to `most`, and it lies within the first `lengths` places.
+    Its size is a whole number from 0 to `most` (`[b]`), and it lies within the first `lengths` places.
     """
     span = torch.minimum((size * (most + 1)).floor(), lengths)
     first = (start * (lengths - span + 1)).floor()

@@ -157,7 +157,8 @@ def pretrain_sequences(
 
     Raises: RequestError for no sequences, empty ones, or ones of different widths, for less than two crops, and a slow
     copy of the encoder where the loss makes no use of it, and, of aligned views, hidden stretches that are longer than
-    a window; what `weigher.pairs.pretraining.pretrain_drawn` and the loss raise.
+    a window of a whole crop (in shorter ones less is hidden); what `weigher.pairs.pretraining.pretrain_drawn` and the
+    loss raise.
     """
     config, loop = config or SequenceConfig(), loop or PretrainConfig()
     if len({one.shape[1:] for one in sequences}) != 1 or not all(map(len, sequences)):
@@ -176,12 +177,14 @@ def pretrain_sequences(
             loss = pair_loss(config.method, config.losses, config.embedding, with_target=with_target)
 
     if aligned:
-        _check_hidden(config, crops.frames)
+        _check_hidden(config, round(config.crop_seconds / hop_seconds))
+    parts = config.seqclr.windows if config.seqclr.mapping == "window" else 1
 
     def draw(chosen: np.ndarray, generator: np.random.Generator) -> list[tuple[Tensor, Tensor]]:
         begins = crops.begins(chosen, generator)
         if aligned:
-            first, second, lengths = speech_views(*crops.draw(chosen, begins), config.views, generator)
+            whole = crops.draw(chosen, begins)
+            first, second, lengths = speech_views(*whole, config.views, generator, instances=parts)
             return [(first, lengths), (second, lengths)]
         both = [crops.draw(chosen, place) for place in (begins, crops.begins(chosen, generator, begins, apart))]
         return [(speech_view(values, lengths, config.views, generator), lengths) for values, lengths in both]
@@ -189,6 +192,26 @@ def pretrain_sequences(
     return pretrain_drawn(
         model, loss, len(crops), draw, loop, run_dir=run_dir, resume=resume, device=device, progress=progress
     )
+
+
+@torch.no_grad()
+def encode_sequences(
+    encoder: nn.Module, sequences: Sequence[Float[np.ndarray, "t f"]], *, frames: int = 3000
+) -> Float[Tensor, "n e"]:
+    """Return the mean frame of each sequence, of its first `frames` rows, in evaluation mode; at least one is needed.
+
+    `encoder` is one of frames, as `pretrain_sequences` takes it. `weigher.pairs.evaluation` says how good they are.
+    """
+    was_training = encoder.training
+    encoder.eval()
+    device = next(encoder.parameters()).device
+    found = []
+    for one in sequences:
+        values = torch.from_numpy(np.asarray(one[:frames], np.float32))[None].to(device)
+        made, real = encoder(values, torch.tensor([values.shape[1]], device=device))
+        found.append(mean_pool(made, 1, length_mask(real, made.shape[1])[..., None]).cpu())
+    encoder.train(was_training)
+    return torch.cat(found)
 
 
 def _check_hidden(config: SequenceConfig, frames: int) -> None:

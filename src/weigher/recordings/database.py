@@ -3,7 +3,7 @@
     people      id, name                            cells       id, centre                       (from 100,000 slots on)
     samples     person, source, vector              blocks      cell, up to 128 slots and their vectors
     recordings  id, name                            slots       recording, person if told, confidence, turns, block
-    meta        key, value
+    meta        key, value                          heard       see `heard_before`               (once there is any)
 
 Why SQLite and not a vector store such as LanceDB (0.40 was measured):
 

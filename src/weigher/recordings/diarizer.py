@@ -27,7 +27,7 @@ from weigher.recordings.configs import from_plain, to_plain
 from weigher.recordings.decode import DecodeConfig, decode_slots
 from weigher.recordings.features import WINDOW_SAMPLES
 from weigher.recordings.learn import LearnConfig, Progress, learn
-from weigher.recordings.link import Linker
+from weigher.recordings.link import MOST_PEOPLE, Linker
 from weigher.recordings.model import LabelHead, ModelConfig, RecordingModel
 from weigher.recordings.model_card import Origin, card_of, origin_of
 from weigher.recordings.outside_speech import only_in_speech
@@ -314,6 +314,15 @@ class Diarizer:
         if self.model_ is None:
             raise RequestError("this diarizer has learned nothing yet; call fit(cast) or from_pretrained(folder) first")
         return self.model_
+
+    def most_speakers(self, seconds: float) -> int:
+        """Return how many speakers can be asked for in a recording so long: all slots of its windows, at most 100.
+
+        >>> Diarizer(slots=4, device="cpu").most_speakers(10.0), Diarizer(slots=4, device="cpu").most_speakers(70.0)
+        (4, 12)
+        """
+        slots, windows = self.config.model.weigher.slots, self._count(seconds)
+        return slots if windows == 1 else min(MOST_PEOPLE, slots * windows)
 
     def _count(self, seconds: float) -> int:
         step = self.config.window_seconds - self.config.overlap_seconds

@@ -6,8 +6,11 @@ A voice is a slot that a diarizer keeps and that speaks at all. A recording is k
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,12 +19,14 @@ import torch
 
 from weigher.errors import RequestError
 from weigher.io.rttm import Segment
+from weigher.recordings.configs import to_plain
 from weigher.recordings.diarizer import Diarizer
 from weigher.recordings.enrolment import assign_names
+from weigher.recordings.heard_before import what_it_depends_on
 from weigher.recordings.index import PeopleIndex
 from weigher.recordings.naming import Naming
 from weigher.recordings.people_store import check_name
-from weigher.recordings.recorded import Recorded
+from weigher.recordings.recorded import Recorded, checked
 from weigher.recordings.result import Diarization
 
 Progress = Callable[[str, int, int], None]
@@ -109,15 +114,14 @@ def name_speakers(result: Diarization, index: PeopleIndex) -> Named:
     return Named(replace(result, speakers=names, segments=segments), tuple(namings))
 
 
-def as_recorded(result: Diarization, recording: str, people: Sequence[str | None] | None = None) -> Recorded:
-    """Return the voices of a result as an index keeps them; `people` are names of those that `speaking` lists."""
+def as_recorded(result: Diarization, recording: str) -> Recorded:
+    """Return the voices of a result that `speaking` lists, as an index keeps them; whose they are stays untold."""
     chosen = speaking(result)
     turns = [
         np.array([(turn.start, turn.end) for turn in result.segments if turn.speaker == result.speakers[i]])
         for i in chosen
     ]
-    told = [None] * len(chosen) if people is None else list(people)
-    return Recorded(recording, result.embeddings[chosen], result.confidence[chosen], turns, told)
+    return Recorded(recording, result.embeddings[chosen], result.confidence[chosen], turns, [None] * len(chosen))
 
 
 def speaking(result: Diarization) -> list[int]:
@@ -149,43 +153,64 @@ def enroll(
 
     A recording is heard with at most as many speakers as its cast has names. Which voice bears which name is found by
     what casts share (see `enrolment`), people enrolled before being a help. Names that no cast tells apart, and those
-    for whom there is no voice, are left out and listed; with `skip_bad` recordings that cannot be read are too.
+    for whom there is no voice, are left out and listed; with `skip_bad` recordings that cannot be read are too. What
+    was heard when it is cut off need not be heard again (see `heard_before`).
 
     Raises RequestError where a recording cannot be read, for names that cannot be, and where no name finds a voice.
     """
-    told: list[tuple[str, list[str]]] = []
-    heard: list[Diarization] = []
+    told: list[list[str]] = []
+    heard: list[Recorded] = []  # without tracks: those of a long cast list would fill any memory
     failed: list[tuple[str, str]] = []
     tidy = [(path, [check_name(name) for name in cast]) for path, cast in casts]
+    made_with = _made_with(diarizer, tidy)
+    before = index.heard_before(made_with)
     for done, (path, cast) in enumerate(tidy, start=1):
+        name = recording_name(path)
         try:
-            heard.append(diarizer.predict(path, max_speakers=len(cast)))
-            told.append((recording_name(path), cast))
+            each = before.get(name)
+            if each is None:
+                each = checked(as_recorded(diarizer.predict(path, max_speakers=len(cast)), name), index.width)
+                if name in made_with:
+                    index.keep_heard(each, made_with[name])
+            heard.append(each)
+            told.append(cast)
         except RequestError as error:
             if not skip_bad:
                 raise
             failed.append((str(path), str(error)))
         if progress is not None:
             progress("enroll", done, len(tidy))
-    vectors = [result.embeddings[speaking(result)] for result in heard]
-    found = assign_names(vectors, [cast for _, cast in told], index.vectors())
+    found = assign_names([each.embeddings for each in heard], told, index.vectors())
     samples: dict[str, list[tuple[str, np.ndarray]]] = {}
     recordings: list[Recorded] = []
     missing: list[tuple[str, str]] = []
     unclear = {name for group in found.ambiguous for name in group}
-    for (source, cast), result, rows, voice_of in zip(told, heard, vectors, found.voices, strict=True):
+    for each, cast, voice_of in zip(heard, told, found.voices, strict=True):
         bearer = {voice: name for name, voice in voice_of.items()}
-        recordings.append(as_recorded(result, source, [bearer.get(i) for i in range(len(rows))]))
+        recordings.append(replace(each, people=[bearer.get(i) for i in range(len(each.embeddings))]))
         for name, voice in voice_of.items():
-            samples.setdefault(name, []).append((source, rows[voice]))
-        missing += [(source, name) for name in cast if name not in voice_of and name not in unclear]
+            samples.setdefault(name, []).append((each.recording, each.embeddings[voice]))
+        missing += [(each.recording, name) for name in cast if name not in voice_of and name not in unclear]
     if not samples:
         together = "; ".join(", ".join(group) for group in found.ambiguous)
         why = f"these names always appear together: {together}" if together else "nobody is heard to speak in them"
         raise RequestError(f"nobody could be enrolled from {len(casts)} recording(s): {why}")
     index.enroll(samples, recordings)
+    index.drop_heard()
     counts = {name: len(rows) for name, rows in samples.items()}
     return Enrolled(counts, found.agreement, tuple(missing), found.ambiguous, tuple(failed))
+
+
+def _made_with(diarizer: Diarizer, casts: Sequence[tuple[Path, Sequence[str]]]) -> dict[str, str]:
+    """What the voices of each recording depend on; those that are not there, or are there twice, are left out."""
+    settings = json.dumps(to_plain(diarizer.config), sort_keys=True)
+    model = fingerprint(diarizer) + hashlib.sha256(settings.encode()).hexdigest()[:16]
+    times = Counter(recording_name(path) for path, _ in casts)
+    found = {}
+    for path, cast in casts:
+        with suppress(OSError):  # what is wrong with it is said when it is heard
+            found[recording_name(path)] = what_it_depends_on(path, model, len(cast))
+    return {name: made_with for name, made_with in found.items() if times[name] == 1}
 
 
 def _fitted(diarizer: Diarizer) -> torch.nn.Module:

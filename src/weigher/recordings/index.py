@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from weigher.errors import RequestError
-from weigher.recordings import database, people_store, slot_store
+from weigher.recordings import database, heard_before, people_store, slot_store
 from weigher.recordings.calibrate import Calibration, calibrate, naming_trials, pair_trials
 from weigher.recordings.naming import Naming, name_voices, named_like
 from weigher.recordings.people_store import Thresholds, check_name, known_name
@@ -150,6 +150,21 @@ class PeopleIndex:
         with database.writing(self.folder) as db:
             slot_store.put(db, [each for each in given if not slot_store.is_told(db, each.recording)], {})
 
+    def heard_before(self, made_with: Mapping[str, str]) -> dict[str, Recorded]:
+        """Return those recordings that an enrolment which was cut off has heard in just this way."""
+        with database.writing(self.folder) as db:
+            return heard_before.look_up(db, made_with, self.width)
+
+    def keep_heard(self, heard: Recorded, made_with: str) -> None:
+        """Keep what an enrolment has heard, until it is done."""
+        with database.writing(self.folder) as db:
+            heard_before.keep(db, heard, made_with)
+
+    def drop_heard(self) -> None:
+        """Remove what enrolments have heard and not yet enrolled."""
+        with database.writing(self.folder) as db:
+            heard_before.clear(db)
+
     def rename(self, old: str, new: str) -> None:
         """Give a person another name. Raises RequestError where nobody bears the old one or somebody the new one."""
         new = check_name(new)
@@ -188,6 +203,7 @@ class PeopleIndex:
                 (vectors,) = db.execute("SELECT COUNT(*) FROM samples WHERE person = ?", (number,)).fetchone()
                 counts[name] = (vectors, slot_store.remove(db, sorted(theirs), recenter=True))
                 db.execute("DELETE FROM people WHERE id = ?", (number,))
+            heard_before.clear(db)
             database.demand_purge(db)
         return counts
 

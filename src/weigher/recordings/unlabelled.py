@@ -34,6 +34,8 @@ class Unlabelled:
     """What the values are: log-mel energies, or features of this size and hop."""
     skipped: tuple[str, ...]
     """What was left out, and why."""
+    names: tuple[str | None, ...]
+    """Who speaks in each, where the source names one person alone. Nothing is learned from it."""
 
     @property
     def hop_seconds(self) -> float:
@@ -50,16 +52,17 @@ def read_unlabelled(
 ) -> Unlabelled:
     """Read recordings: a folder of audio or of features (`.npz`) at any depth, a cast list, a container, or one file.
 
-    Audio becomes `mels` log-mel energies every 10 ms. Of a cast list (`read_manifest`) the names are not heeded. Of a
-    container of features (`read_voices`) every utterance is a recording. What cannot be read, or has less frames than
-    `least` says for the seconds from one to the next, is left out and listed in `skipped`. `progress` gets "read".
+    Audio becomes `mels` log-mel energies every 10 ms. Of a cast list (`read_manifest`) the names are kept of those who
+    are alone. Of a container of features (`read_voices`) every utterance is a recording. What cannot be read, or has
+    less frames than `least` says for the seconds from one to the next, is left out and listed in `skipped`. `progress`
+    gets "read".
 
     Raises RequestError where there is nothing, or nothing is left; where a folder holds features of two kinds.
     """
     skipped: list[str] = []
     found = list(_found(place, mels, skipped))
-    front, values = FrontConfig(mels=mels), []
-    for done, (name, load) in enumerate(found, 1):
+    front, values, names = FrontConfig(mels=mels), [], []
+    for done, (name, who, load) in enumerate(found, 1):
         try:
             loaded, hop_seconds = load()
             if hop_seconds:
@@ -74,6 +77,7 @@ def read_unlabelled(
             if len(loaded) < needed:
                 raise RequestError(f"{name} is too short to learn from: {len(loaded)} frames, needed are {needed}")
             values.append(loaded.astype(np.float16))
+            names.append(who)
         except RequestError as error:
             skipped.append(str(error))
         if progress is not None:
@@ -81,20 +85,21 @@ def read_unlabelled(
     if not values:
         more = f"\n  and {len(skipped) - _SHOWN} more" if len(skipped) > _SHOWN else ""
         raise RequestError(f"no recording of {place} can be used:\n  " + "\n  ".join(skipped[:_SHOWN]) + more)
-    return Unlabelled(values, front, tuple(skipped))
+    return Unlabelled(values, front, tuple(skipped), tuple(names))
 
 
 Loaded = tuple[np.ndarray, float]
 """Rows [t, f], and their hop in seconds where they are features (0: log-mel)."""
 
 
-def _found(place: Path, mels: int, skipped: list[str]) -> Iterator[tuple[str, Callable[[], Loaded]]]:
-    """Yield each recording's name and how to load it."""
+def _found(place: Path, mels: int, skipped: list[str]) -> Iterator[tuple[str, str | None, Callable[[], Loaded]]]:
+    """Yield what each recording is called, who alone speaks in it where that is told, and how to load it."""
     suffix = place.suffix.lower()
+    cast: dict[Path, str] = {}
     if suffix == ".npz" and "offsets" in load_arrays(place, (), optional=("offsets",)):
         voices = read_voices(place)
         for one in voices.utterances:
-            yield f"{place}: {one.speaker} {one.name}", partial(_utterance, one.load, voices.hop_seconds)
+            yield f"{place}: {one.speaker} {one.name}", one.speaker, partial(_utterance, one.load, voices.hop_seconds)
         return
     log_mel = LogMel(LogMelConfig(mels=mels, remove_mean=False))
     if place.is_dir():
@@ -108,11 +113,13 @@ def _found(place: Path, mels: int, skipped: list[str]) -> Iterator[tuple[str, Ca
         manifest = read_manifest(place, skip_bad=True)
         skipped += [f"line {one.line}: {one.reason}" for one in manifest.skipped]
         paths = [one.path for one in manifest.recordings]
+        cast = {one.path: one.cast[0] for one in manifest.recordings if len(one.cast) == 1}
         kinds = {path.suffix.lower() == ".npz" for path in paths}
         if len(kinds) > 1:
             raise RequestError(f"{place} lists features (.npz) and audio; give a list of one kind")
     for path in paths:
-        yield str(path), partial(_features if path.suffix.lower() == ".npz" else partial(_audio, log_mel), path)
+        load = _features if path.suffix.lower() == ".npz" else partial(_audio, log_mel)
+        yield str(path), cast.get(path), partial(load, path)
 
 
 def _utterance(load: Callable[[], np.ndarray], hop_seconds: float) -> Loaded:

@@ -26,6 +26,7 @@ from weigher.serve.page import ANY, Widgets
 from weigher.serve.service import Service
 
 _LOOK_SECONDS = 0.2
+_LONGEST_NUMBER = 6
 _STAGES = {"waiting": "Waiting", "read": "Reading the recording", "apply": "Listening"}
 _RENAME, _OTHER = "rename", "other"
 Update = dict[Any, Any]
@@ -196,8 +197,13 @@ def _ways(heard: Heard, speaker: str | None) -> Any:
     return gr.update(choices=choices, value=_RENAME, visible=True)
 
 
-def _bound(told: str) -> int | None:
-    return None if told == ANY else int(told)
+def _bound(told: Any) -> int | None:
+    told = str(told or ANY).strip()
+    if told == ANY:
+        return None
+    if not told.isascii() or not told.isdigit() or len(told) > _LONGEST_NUMBER:
+        raise RequestError(f"{told[:20]!r} speakers are asked for; needed is a whole number, or {ANY!r}")
+    return int(told)
 
 
 def _standing(status: Status) -> str:

@@ -106,7 +106,7 @@ class Health(BaseModel):
 
     status: str
     version: str
-    slots: int = Field(description="Most speakers in one recording.")
+    slots: int = Field(description="Most speakers in one window; a longer recording may have more.")
     people: bool = Field(description="Whether voices are named from an index of people.")
     max_megabytes: float
     max_minutes: float

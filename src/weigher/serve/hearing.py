@@ -78,10 +78,10 @@ class Listener:
         self.diarizer, self.index, self.limits = diarizer, index, limits
         self._naming = threading.Lock()  # what a name means must not change between looking it up and writing
 
-    def check_bounds(self, bounds: Mapping[str, int | None]) -> None:
-        """Raise RequestError for numbers of speakers that contradict each other, or are more than the model has."""
+    def check_bounds(self, bounds: Mapping[str, int | None], seconds: float) -> None:
+        """Raise RequestError for numbers of speakers that contradict each other, or are more than there can be."""
         choose_slots(
-            np.zeros(self.diarizer.config.model.weigher.slots),
+            np.zeros(self.diarizer.most_speakers(seconds)),
             min_speakers=bounds["min_speakers"],
             max_speakers=bounds["max_speakers"],
             num_speakers=bounds["num_speakers"],

@@ -81,7 +81,12 @@ def lay_out(service: Service) -> Widgets:
             )
         with gr.Column(scale=1, min_width=200):
             least, most = (
-                gr.Dropdown([ANY, *map(str, range(1, slots + 1))], value=ANY, label=f"{word} so many speakers")
+                gr.Dropdown(
+                    [ANY, *map(str, range(1, slots + 1))],
+                    value=ANY,
+                    allow_custom_value=True,  # a recording longer than a window may have more speakers than slots
+                    label=f"{word} so many speakers",
+                )
                 for word in ("At least", "At most")
             )
             start = gr.Button("Who speaks when?", variant="primary", elem_id="start")

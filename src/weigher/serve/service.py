@@ -37,11 +37,11 @@ class Service:
         Raises AudioError for what is no audio, TooLargeError for what is too long, RequestError for impossible bounds.
         """
         name, bounds = display_name(told_name), dict(bounds)
-        self.listener.check_bounds(bounds)
         try:
-            self.limits.check_recording(path)
+            seconds = self.limits.check_recording(path)
         except RequestError as error:  # the name that the sender knows, not a path on this machine
             raise type(error)(str(error).replace(str(path), name)) from error
+        self.listener.check_bounds(bounds, seconds)
 
         def work(progress: Progress) -> Heard:
             return self.listener.listen(path, name, bounds, progress)

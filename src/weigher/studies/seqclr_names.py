@@ -58,7 +58,7 @@ def arm(mapping: Mapping, head: Head) -> str:
 ABLATION = {arm(mapping, head): Setting(mapping, head) for mapping, head in product(_MAPPINGS, _HEADS)}
 SETTINGS = [name for name, setting in ABLATION.items() if setting.mapping != "all"]
 """What SeqCLR may choose from."""
-INFOS = {f"InfoNCE, temperature {tau:g}": Setting("all", "mlp", tau) for tau in (0.05, 0.2, 0.3, 0.5, 1.0)}
+INFOS = {f"InfoNCE, temperature {tau:g}": Setting("all", "mlp", tau) for tau in (0.02, 0.05, 0.2, 0.5, 1.0)}
 TEMPERATURES = [arm("all", "mlp"), *INFOS]
 """What InfoNCE may choose from, as many; the first has the temperature 0.1."""
 SPEECH_METHODS = {

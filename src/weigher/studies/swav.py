@@ -1,8 +1,9 @@
 """SwAV against the contrastive loss, and without each of its parts: balance, soft codes, the queue, small crops.
 
 A small encoder learns from images without labels. InfoNCE may choose among four temperatures and SwAV among four
-strengths of the entropy of its codes, by the nearest neighbours of the training images of the first seed, with as many
-steps; every setting is a row, of that seed. What is chosen is trained for every seed, and so are, with SwAV's choice:
+strengths of the entropy of its codes, by what is compared in the end, the 20-label probe, but of the training images of
+the first seed, with as many steps; every setting is a row, of that seed. What is chosen is trained for every seed, and
+so are, with SwAV's choice:
 
     no balance       each row assigned for itself (no update of the potentials)
     hard codes       codes rounded to one prototype

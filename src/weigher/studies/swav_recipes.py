@@ -14,7 +14,7 @@ TWO_CROPS, MANY_CROPS = "SwAV, two crops", "SwAV, two crops and four small ones"
 DIGITS, MNIST, CIFAR = "digits", "MNIST", "CIFAR-10"
 PROTOTYPES = 64
 FEW, MANY, BELOW = "accuracy %, 20 labels", "accuracy %, 100 labels", "accuracy %, 100 labels, features"
-NEAR, CHOICE = "accuracy %, 5-NN", "5-NN % of training images"
+NEAR, CHOICE = "accuracy %, 5-NN", f"{FEW}, training images"
 USED, PURITY, K_MEANS = f"prototypes used of {PROTOTYPES}", "purity %", "purity %, k-means"
 GAIN, SHARE, COUNTS = "gain, points", "share of InfoNCE's gain %", "counts"
 

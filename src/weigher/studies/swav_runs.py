@@ -125,7 +125,8 @@ def figures(read: Callable[[], World], recipe: Recipe, seed: int, draws: int) ->
         for metric, (train, test, each) in given.items()
     }
     found[NEAR] = 100 * float((nearest_labels(near, seen_labels, asked) == labels).double().mean())
-    found[CHOICE] = 100 * float((nearest_labels(near, seen_labels) == seen_labels).double().mean())
+    train = (near, seen_labels)
+    found[CHOICE] = 100 * few_labels(train, train, 2, np.random.default_rng([seed, 3]), draws=draws)
     if isinstance(loss, SwAVLoss):
         prototypes = unit(loss.prototypes.detach())
     else:
