@@ -1,14 +1,14 @@
 """Windowed attention against full attention behind a mask: time and memory by length; and training tokens/s by model.
 
-    python benchmarks/windowed_attention.py [--window W] [--threads T] [--rounds R] [--quick] [--out FILE]
+    python benchmarks/windowed_attention.py [--window W] [--heads H] [--threads T] [--rounds R] [--quick] [--out FILE]
 
 Four ways to the same result: `own`, blocks by matrix products, as the library trains; `fused`, the same blocks through
 PyTorch's `scaled_dot_product_attention`, as the library applies what it has learned; `full`, all t x t scores, masked;
 `full fused`, PyTorch's attention with a t x t mask. "train" is forward and backward, with the learned bias of distances
 where a way can take its gradient; "apply" forward alone, without gradients. Each figure comes from a process of its
 own, so that its peak memory is its own: what it holds above what it held before. A way that would need more than
---most-gigabytes is left out. Models train on random ids of the lengths of film reviews, with the settings of the
-library.
+--most-gigabytes is left out; with --heads 1 full attention fits at every length. Models train on random ids of the
+lengths of film reviews, with the settings of the library.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rich.table import Table
 
 LENGTHS, QUICK = (256, 1024, 4096, 16_384), (64, 256)
 WAYS = ("own", "fused", "full", "full fused")
-HEADS, CHANNELS = 5, 20
+CHANNELS = 20
 MODELS = ("rnn", "gru", "token-mlp", "weighted-mlp", "local-attention")
 
 
@@ -44,13 +44,13 @@ def attend(way: str, qkv: Any, window: int, bias: Any) -> Any:
     return F.scaled_dot_product_attention(q, k, v, attn_mask=added[None])
 
 
-def attention_row(way: str, t: int, window: int, rounds: int, *, train: bool) -> dict[str, Any]:
+def attention_row(way: str, t: int, window: int, heads: int, rounds: int, *, train: bool) -> dict[str, Any]:
     """Time one way at one length, in this process."""
     import torch
 
     torch.manual_seed(0)
-    qkv = [torch.randn(1, HEADS, t, CHANNELS, requires_grad=train) for _ in range(3)]
-    bias = torch.zeros(HEADS, window, requires_grad=train)
+    qkv = [torch.randn(1, heads, t, CHANNELS, requires_grad=train) for _ in range(3)]
+    bias = torch.zeros(heads, window, requires_grad=train)
     attend(way, [x[:, :, :32] for x in qkv], window, bias)  # what is loaded at first use counts for nobody
 
     def step() -> None:
@@ -81,9 +81,9 @@ def model_row(model: str, texts: int) -> dict[str, Any]:
     }
 
 
-def gigabytes(way: str, t: int, *, train: bool) -> float:
+def gigabytes(way: str, t: int, heads: int, *, train: bool) -> float:
     """What the t x t scores of a full way take: three copies on the way back, two without."""
-    return 0.0 if way in ("own", "fused") else (3 if train else 2) * HEADS * t * t * 4 / 2**30
+    return 0.0 if way in ("own", "fused") else (3 if train else 2) * heads * t * t * 4 / 2**30
 
 
 def figure(what: dict[str, Any]) -> dict[str, Any]:
@@ -116,22 +116,23 @@ def main() -> None:
     bench = Alone("windowed attention", __doc__, figure, rounds=5, quick="short texts")
     add = bench.parser.add_argument
     add("--window", type=int, default=17, help="tokens that one token looks at")
-    add("--texts", type=int, default=2000, help="texts of an epoch, for the models")
+    add("--heads", type=int, default=5, help="heads of the attention, of 20 channels each")
+    add("--texts", type=int, default=2000, help="texts of an epoch, for the models; 0 leaves them out")
     add("--most-gigabytes", type=float, default=8.0, help="ways that need more are left out")
     asked = bench.ask()
     texts, lengths = (32, QUICK) if asked.quick else (asked.texts, LENGTHS)
+    sizes = {"window": asked.window, "heads": asked.heads}
     rows = [
-        bench.measured({"way": way, "t": t, "window": asked.window, "rounds": bench.rounds, "train": train})
+        bench.measured({"way": way, "t": t, **sizes, "rounds": bench.rounds, "train": train})
         for t in lengths
         for train in (True, False)
         for way in WAYS
-        if gigabytes(way, t, train=train) <= asked.most_gigabytes
+        if gigabytes(way, t, asked.heads, train=train) <= asked.most_gigabytes
     ]
-    models = [bench.measured({"model": model, "texts": texts}) for model in MODELS]
+    models = [bench.measured({"model": model, "texts": texts}) for model in MODELS if texts]
     for drawn in table(rows, models):
         Console(width=150).print(drawn)
-    settings = {"window": asked.window, "heads": HEADS, "channels": CHANNELS, "texts": texts}
-    bench.keep(settings, rows=rows, models=models)
+    bench.keep({**sizes, "channels": CHANNELS, "texts": texts}, rows=rows, models=models)
 
 
 if __name__ == "__main__":

@@ -129,7 +129,10 @@ def test_wrong_requests_are_told(world, tmp_path, capsys):
         ((tmp_path / "bare.npz", tmp_path / "bare.npz"), "labels"),
         ((tmp_path / "words.npz", tmp_path / "words.npz"), "needed are numbers"),
         ((world / "none.csv", world / "like.csv", "--model", world / "model"), "none.csv"),
-        ((world / "known.csv", world / "like.csv", "--model", world / "model", "--shuffles", 5), "19 shuffles"),
+        ((world / "known.csv", world / "like.csv", "--model", tmp_path, "--shuffles", 5), "--shuffles 5: needed is 19"),
+        ((world / "known.csv", world / "like.csv", "--model", tmp_path, "--halves", -1), "--halves -1: needed is 0"),
+        ((world / "known.csv", world / "like.csv", "--model", tmp_path, "--max-samples", 0), "--max-samples 0: needed"),
+        ((world / "known.csv", world / "like.csv", "--model", tmp_path, "--seed", -1), "--seed -1: needed is 0"),
     ):
         assert compare(*arguments) == 2
         assert said in capsys.readouterr().err

@@ -134,6 +134,12 @@ def test_wrong_requests_are_told_before_anything_is_learned(clouds, tmp_path, ca
         ((clouds, "--percentile", 101), "--percentile 101"),
         ((clouds, "--picture", tmp_path / "p.doc"), "needs to end in .png"),
         ((clouds, "--picture", tmp_path / "none" / "p.png"), "the folder does not exist"),
+        ((clouds, "--out", tmp_path), "is a folder; give the name of a file"),
+        ((clouds, "--out", clouds / "p.csv"), "clouds.npz is no folder"),
+        ((clouds, "--out", clouds.parent / "." / clouds.name), "would replace another file"),
+        ((clouds, "--labels", short, "--out", short), "would replace another file"),
+        ((clouds, "--out", tmp_path / "p.png", "--picture", tmp_path / "p.png"), "--picture"),
+        ((clouds, "--seed", 2**64), "--seed"),
         ((clouds, "--learning-rate", "1e9", "--epochs", 3), "training diverged in epoch"),
     ):
         assert examples(*arguments, "--quiet") == 2, said

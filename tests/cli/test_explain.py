@@ -109,6 +109,32 @@ def test_a_long_text_shows_its_strongest_words(model, capsys):
     assert "bad" in out.partition("contribution")[2].split("\n")[2]  # the first row below the header
 
 
+def test_figures_of_a_very_long_text_are_no_row_of_noughts(model, tmp_path, capsys):
+    page = tmp_path / "words.html"
+    assert main(["explain", str(model), "a film 0 ! " * 1000 + "bad", "--html", str(page)]) == 0
+    row = capsys.readouterr().out.partition("contribution")[2].split("\n")[2]
+    weight, contribution = (float(cell.strip(" \u2502")) for cell in row.split("\u2502")[3:5])
+    assert weight == pytest.approx(1 / 4001, rel=1e-2)
+    assert contribution == pytest.approx(weight * float(row.split("\u2502")[2]), rel=1e-2)
+    assert "weight 0.000250" in page.read_text(encoding="utf-8")
+
+
+def test_the_folder_of_a_run_is_no_model_but_says_where_it_is(model, capsys):
+    assert main(["explain", str(model.parent), "good"]) == 2
+    assert f"give its model, {model}" in capsys.readouterr().err.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "size"),
+    [(["--window", "9"], "window", 9), (["--model", "gru", "--hidden", "7"], "hidden", 7)],
+)
+def test_sizes_that_are_asked_for_are_those_of_the_model(arguments, name, size, texts, tmp_path):
+    rate = ["--learning-rate", "0.01"]
+    assert main(["tokens", str(texts), "--out", str(tmp_path), "--epochs", "1", "--quiet", *arguments, *rate]) == 0
+    config = SentimentClassifier.from_pretrained(tmp_path / "model").config
+    assert (getattr(config.scorer, name), config.learning_rate) == (size, 0.01)
+
+
 def test_json_has_every_word_and_adds_up(model, capsys):
     assert main(["explain", str(model), "Not a good film", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -169,6 +195,9 @@ def test_a_text_without_words(model, capsys):
         (["tokens", "nowhere.csv", "--out", "run"], "does not exist"),
         (["tokens", "texts.txt", "--out", "run"], "needs to end in"),
         (["tokens", "one.csv", "--out", "run", "--seed", "-1"], "seed = -1"),
+        (["tokens", "one.csv", "--out", "run", "--window", "4"], "window = 4; attention needs an odd number"),
+        (["tokens", "one.csv", "--out", "run", "--model", "gru", "--window", "5"], "--window is for local-attention"),
+        (["tokens", "one.csv", "--out", "run", "--hidden", "5"], "--hidden is for rnn and gru"),
         (["tokens", "one.csv", "--out", "run", "--resume"], "holds no run"),
         (["tokens", "one.csv", "--out", "run"], "1 kinds, needed are two"),
         (["tokens", "latin.csv", "--out", "run"], "line 2: this is not UTF-8"),

@@ -247,6 +247,9 @@ def test_values_of_examples_are_slopes_and_find_the_one_that_lies_apart():
         assert int(values.argmax()) == 5
         assert float((values * found.weights[0]).sum()) == pytest.approx(0, abs=1e-9)
         assert others.shape == (12,)
+    # a set pulls nowhere at itself once its own pull is taken off
+    itself = dataset_distance(*b, *b, DistanceConfig(reg=0.3, tolerance=1e-11, iterations=50_000))
+    assert all(float(values.abs().max()) < 1e-7 for values in itself.example_values())
     # the slope of the minimum as weight moves from all others to one
     step, i = 1e-6, 5
     limits = {"reg": 0.3, "debias": False, "label_weight": 0.0, "tolerance": 1e-11, "iterations": 50_000}
@@ -298,6 +301,7 @@ def test_ranks_sources_nearest_first_and_embeds_first():
     found = rank_sources(target, sources)
     assert list(found) == ["same", "middle", "far"]
     assert found["far"] == pytest.approx(value(sources["far"], target))
+    assert rank_sources(target, {"the target": sources["middle"]}) == {"the target": found["middle"]}
     flat = rank_sources(target, sources, embed=lambda x: np.asarray(x)[:, :1] * 0 + 1)
     assert set(flat.values()) == {0.0}
 

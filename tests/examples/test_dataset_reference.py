@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from weigher.errors import RequestError
-from weigher.examples.dataset_distance import dataset_distance
+from weigher.examples.dataset_distance import dataset_distance, distance_between
 from weigher.examples.dataset_flow import dataset_flow
 from weigher.examples.dataset_map import dataset_map
 from weigher.examples.dataset_reference import Comparison, compare_datasets
@@ -47,6 +47,21 @@ def test_halves_are_of_the_first_set_and_shuffles_of_both():
     assert seen[-1] == ("compare", 24, 24)
     again = compare_datasets(x, label, y, label, halves=5, shuffles=19)
     assert again.shuffled == found.shuffled
+
+
+def test_shuffles_leave_as_many_groups_on_each_side_as_there_were(monkeypatch):
+    sizes = []
+
+    def noted(a, b, *settings, **more):
+        sizes.append((len(a.data), len(b.data)))
+        return distance_between(a, b, *settings, **more)
+
+    monkeypatch.setattr("weigher.examples.dataset_reference.distance_between", noted)
+    x = np.random.default_rng(3).normal(size=(18, 2))
+    pairs = np.arange(18) // 2
+    of_x, of_y = {"groups_a": pairs[:4], "groups_b": pairs[:14]}, [0] * 14
+    compare_datasets(x[:4], [0] * 4, x[4:], of_y, **of_x, halves=1, shuffles=19)
+    assert sizes == [(4, 14), (2, 2), *[(4, 14)] * 19]
 
 
 def test_the_p_value_counts_the_real_one_in():
@@ -92,6 +107,14 @@ def test_one_step_of_rate_1_by_features_alone_is_the_mean_of_where_mass_goes():
     x, y = np.array([[0.0], [10.0]]), np.array([[1.0], [3.0], [12.0], [14.0]])
     flow = dataset_flow(x, [0, 0], y, [0] * 4, DistanceConfig(label_weight=0.0), steps=1, rate=1.0)
     assert np.allclose(flow.points[-1], [[2.0], [13.0]])
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (3.0, 0.5)])
+def test_one_step_of_rate_1_undoes_a_shift_whatever_the_parts_weigh(weights):
+    y = np.random.default_rng(4).normal(size=(9, 2))
+    config = DistanceConfig(feature_weight=weights[0], label_weight=weights[1])
+    flow = dataset_flow(y + np.array([30.0, -5.0]), [0] * 9, y, [0] * 9, config, steps=1, rate=1.0)
+    assert np.allclose(flow.points[-1], y)
 
 
 @pytest.mark.parametrize("settings", [{"rate": 0.0}, {"rate": 1.5}, {"steps": 0}])

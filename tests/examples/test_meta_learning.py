@@ -167,6 +167,9 @@ def test_statistics_that_would_mix_tasks_and_wrong_settings_are_refused():
     with pytest.raises(RequestError, match="1 is a BatchNorm1d that keeps running statistics"):
         Maml(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), F.cross_entropy)
     Maml(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, track_running_stats=False)), F.cross_entropy)
+    for recurrent in (nn.GRU(3, 4), nn.LSTMCell(3, 4)):
+        with pytest.raises(RequestError, match=f"1 is a {type(recurrent).__name__}, which torch cannot run"):
+            Maml(nn.Sequential(nn.Linear(3, 3), recurrent), F.cross_entropy)
     for setting in ({"inner_lr": 0.0}, {"inner_steps": -1}, {"test_steps": -1}, {"inner_lr": float("nan")}):
         with pytest.raises(RequestError, match=next(iter(setting))):
             Maml(nn.Linear(3, 2), F.cross_entropy, **setting)
@@ -179,6 +182,15 @@ def test_steps_that_lead_nowhere_name_the_rate():
     x = torch.randn(2, 4, 3)
     with pytest.raises(WeigherError, match=r"smaller inner_lr than 1e\+20"):
         learner(Episodes(x, torch.randn(2, 4, 1), x, torch.randn(2, 4, 1)))
+
+
+def test_labels_beyond_the_outputs_and_losses_of_every_example_are_told():
+    episodes = tasks()
+    x, y, queries = episodes.support_x, episodes.support_y, episodes.query_x
+    with pytest.raises(RequestError, match="labels from 2 to 3 are more than the model has outputs"):
+        Maml(perceptron(), F.cross_entropy).predict(x, y + 2, queries)
+    with pytest.raises(RequestError, match=r"6 examples has the shape \[6\].*take its mean"):
+        Maml(perceptron(), nn.CrossEntropyLoss(reduction="none")).predict(x, y, queries)
 
 
 def contextual():

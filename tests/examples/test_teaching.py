@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from weigher.core.hypergrad import HypergradientError
+from weigher.core.hypergrad import HypergradientError, Neumann, implicit_hypergradient
 from weigher.errors import RequestError
 from weigher.examples.commentaries import Batch, Commentary, ExampleWeights, PairMixer, WeightNet
 from weigher.examples.teaching import TeachConfig, teach, train_student
@@ -57,6 +57,22 @@ def test_a_curriculum_is_learned_by_a_network_and_used_by_a_larger_student(data)
     trained = train_student(larger, LOSS, train, commentary, steps=60)
     assert (trained.student(held_out[0]).argmax(1) == held_out[1]).float().mean() > 0.9
     assert all(p.grad is None and p.requires_grad for p in commentary.parameters())
+
+
+def test_a_student_changes_nothing_of_the_commentary_it_is_trained_with(data):
+    encoder = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.5))
+    commentary = WeightNet(encoder, embedding=8, classes=2)
+    nn.init.normal_(commentary.head[2].weight)
+    encoder[2].eval()
+    before = {name: value.clone() for name, value in commentary.state_dict().items()}
+    students = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        students.append(train_student(new(), LOSS, data[0], commentary, steps=10, seed=1).student)
+        torch.rand(1)  # dropout of the commentary would draw from here
+    assert torch.equal(students[0].weight, students[1].weight)
+    torch.testing.assert_close(dict(commentary.state_dict()), before, rtol=0, atol=0)
+    assert [commentary.training, encoder[1].training, encoder[2].training] == [True, True, False]
 
 
 def test_training_with_weights_of_one_is_plain_training_bit_for_bit(data):
@@ -115,8 +131,25 @@ def test_time_runs_through_every_life_and_stays_at_one_beyond_the_horizon(data):
     assert commentary.seen == 2 * [(0.0, False), (0.25, False), (0.0, True), (0.5, False), (0.75, False), (0.5, True)]
     assert len(births) == 2
     commentary.seen.clear()
+    teach(commentary, new, LOSS, *data, config=TeachConfig(hyper_steps=2, window=2, reset_every=4))
+    walked = [(0.0, False), (0.25, False), (0.0, True), (0.5, False), (0.5, False), (0.75, False), (0.5, True)]
+    assert commentary.seen == [*walked, (1.0, False)]  # the implicit gradient is of a batch after the window
+    commentary.seen.clear()
     train_student(new(), LOSS, data[0], commentary, steps=4, horizon=2)
     assert [time for time, _ in commentary.seen] == [0.0, 0.5, 1.0, 1.0]
+
+
+def test_the_hessian_is_divided_out_as_the_config_says(data, monkeypatch):
+    asked = []
+
+    def noted(*losses_and_places):
+        asked.append(losses_and_places[-1])
+        return implicit_hypergradient(*losses_and_places)
+
+    monkeypatch.setattr("weigher.examples.teaching.implicit_hypergradient", noted)
+    config = TeachConfig(hyper_steps=2, lr=0.05, terms=3, damping=0.2)
+    assert teach(ExampleWeights(120), new, LOSS, *data, config=config).products == 6
+    assert asked == 2 * [Neumann(lr=0.05, terms=3, damping=0.2)]
 
 
 def test_runs_repeat_and_seeds_differ(data):
@@ -173,6 +206,9 @@ def test_refusals(data):
         (lambda: train_student(new(), LOSS, train, steps=1, horizon=0), "horizon = 0"),
         (lambda: teach(ExampleWeights(7), new, LOSS, train, held_out), "7 weights for 120 training examples"),
         (lambda: train_student(new(), LOSS, train, ExampleWeights(7), steps=1), "7 weights for 120"),
+        (lambda: train_student(new(), LOSS, (train[0], train[1] + 1), PairMixer(2), steps=1), "from 1 to 2; a comm"),
+        (lambda: train_student(new(), LOSS, (train[0], train[1] / 2), PairMixer(2), steps=1), "are torch.float32"),
+        (lambda: teach(WeightNet(nn.Linear(3, 4), embedding=4, classes=1), new, LOSS, train, held_out), "0 to 0, one"),
         (lambda: TeachConfig(method="unroled"), "'unroled'; needed is one of implicit, unrolled"),
         (lambda: TeachConfig(lr=0), "lr = 0"),
         (lambda: TeachConfig(terms=-1), "terms = -1"),

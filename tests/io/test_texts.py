@@ -72,6 +72,7 @@ def test_byte_order_marks_blank_lines_and_booleans(tmp_path):
         ("a.jsonl", b'{"text": "good"}\n', "line 1: the label is None"),
         ("a.jsonl", b'{"text": 5, "label": 1}\n', "line 1: the text is 5"),
         ("a.jsonl", b'{"text": "a", "label": 0.5}\n', "line 1: the label is 0.5"),
+        ("a.jsonl", b'{"text": "a", "label": 1}\n{"text": "b", "label": "one"}', "line 2: the label is 'one', and one"),
         ("a.jsonl", b'{"text": "a", "label": 1}\nnot json\n', "line 2: this is no JSON"),
         ("a.jsonl", b"[1, 2]\n", "line 1: needed is"),
         ("a.parquet", b"PAR1 and no more", "damaged or no parquet"),

@@ -291,6 +291,8 @@ def test_a_tiny_run_gives_every_method_its_rows_and_two_pictures(tmp_path, read_
     assert (names.START, f"{D}{names.WRONG}, frozen encoder") in found
     for method in names.SPEECH_METHODS:
         assert 0 <= found[method, S + names.EER].mean <= 100
+        tried = [found.get((method, f"{S}{names.CHOICE_EER}, temperature {t:g}")) for t in names.SPEECH_TEMPERATURES]
+        assert [row.n for row in tried if row] == ([] if method == names.START else [1] * 4)
     assert len(result.claims) == len(study.STUDY.claims)
     assert len(result.data) == 1
     for name in ("seqclr.png", "instances.png"):

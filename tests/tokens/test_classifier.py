@@ -371,6 +371,14 @@ def test_a_state_that_explodes_is_told_and_never_an_answer():
         assert not classifier.model_.training
 
 
+def test_a_state_of_relu_learns_from_a_few_long_texts_without_exploding():
+    """A whole step away from the identity, to the power of a thousand words: 1e27 where the rate begins high."""
+    rng = np.random.default_rng(0)
+    ids, labels = rng.integers(0, 500, (40, 1000)), [0, 1] * 20
+    classifier = SentimentClassifier("rnn", config=ClassifierConfig(epochs=2, batch=8)).fit(ids, labels, [1000] * 40)
+    assert max(record["loss"] for record in classifier.history_.train) < 1e8
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_weights_that_are_no_numbers_are_told(model):
     classifier = SentimentClassifier(config=config(model, epochs=1)).fit(*reviews(60))

@@ -72,6 +72,7 @@ def run(options: Options) -> int:
     from weigher.examples.label_distances import DistanceConfig
     from weigher.examples.labelled_sets import labelled_set, unequal_scales
 
+    _check(options)
     files = [path.suffix.lower() == ".npz" for path in (options.a, options.b)]
     if any(files) and not all(files):
         raise RequestError(f"{options.a} and {options.b} are of two kinds; give two .npz files, or two corpora to hear")
@@ -109,6 +110,16 @@ def run(options: Options) -> int:
             for file, reason in corpus.failed:
                 console.message(f"left out: {reason if file in reason else f'{file}: {reason}'}")
     return 0
+
+
+def _check(options: Options) -> None:
+    """Raise RequestError for numbers that cannot be used, before anything is heard."""
+    least = {"shuffles": 19, "halves": 0, "max_samples": 1, "seed": 0}
+    for name, needed in least.items():
+        given = getattr(options, name)
+        if given < needed:
+            reason = ", for p to reach 0.05" if name == "shuffles" else ""
+            raise RequestError(f"--{name.replace('_', '-')} {given}: needed is {needed} or more{reason}")
 
 
 def _read(path: Path) -> _Corpus:

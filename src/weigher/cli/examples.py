@@ -111,6 +111,10 @@ def _check(options: Options) -> None:
         raise RequestError(f"--top {options.top}: needed is 1 or more")
     if not 0 < options.percentile <= 100:
         raise RequestError(f"--percentile {options.percentile:g}: needed is a number above 0, at most 100")
+    if not 0 <= options.seed < 2**63:
+        raise RequestError(f"--seed {options.seed}: needed is 0 to 2^63 - 1")
+    _check_place("--out", options.out, options)
+    _check_place("--picture", options.picture, options)
     if options.picture is None:
         return
     import matplotlib  # noqa: F401, not to learn for long and then miss it
@@ -119,6 +123,21 @@ def _check(options: Options) -> None:
         raise RequestError(f"--picture {options.picture}: its name needs to end in {', '.join(_PICTURES)}")
     if not options.picture.absolute().parent.is_dir():
         raise RequestError(f"--picture {options.picture}: the folder does not exist; make it first")
+
+
+def _check_place(name: str, path: Path | None, options: Options) -> None:
+    """Raise RequestError where a file could not be written after hours of learning, or would replace what is read."""
+    if path is None:
+        return
+    others = [options.data, options.labels, options.out if name == "--picture" else None]
+    if path.resolve() in [other.resolve() for other in others if other is not None]:
+        raise RequestError(f"{name} {path} would replace another file of this request; give it a name of its own")
+    nearest = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir() or not nearest.is_dir():
+        where = path if path.is_dir() else nearest
+        raise RequestError(
+            f"{name} {path}: {where} is {'a folder' if where.is_dir() else 'no folder'}; give the name of a file"
+        )
 
 
 def _channels_first(x: np.ndarray) -> np.ndarray:

@@ -42,8 +42,11 @@ def run(options: Options) -> int:
     from rich.console import Console
 
     from weigher.io.atomic import writing
+    from weigher.io.folders import CONFIG
     from weigher.tokens.classifier import SentimentClassifier
 
+    if (options.model / "model" / CONFIG).is_file():
+        raise RequestError(f"{options.model} is the folder of a run; give its model, {options.model / 'model'}")
     classifier = SentimentClassifier.from_pretrained(options.model, device=options.device)
     explanation = classifier.explain(_read_stdin() if options.text == "-" else options.text)
     if options.html is not None:
@@ -93,5 +96,6 @@ def _table(explanation: Explanation) -> Table:
     for i in order:
         word = escape(explanation.tokens[i]) + ("" if explanation.known[i] else " (unknown)")
         figures = (explanation.scores[i], explanation.weights[i], explanation.contributions[i])
-        table.add_row(word, f"{figures[0]:+.3f}", f"{figures[1]:.4f}", f"{figures[2]:+.4f}")
+        # significant digits: among a million words a weight is a millionth
+        table.add_row(word, f"{figures[0]:+.3f}", f"{figures[1]:#.3g}", f"{figures[2]:+#.3g}")
     return table

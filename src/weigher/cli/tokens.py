@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json as json_format
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from weigher.cli import console
 from weigher.cli.run_folder import check_place
 from weigher.errors import RequestError
+
+if TYPE_CHECKING:
+    from weigher.tokens.learning import ClassifierConfig
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,14 @@ class Options:
     """How words are read: one after the other, each alone, each alone with a weight, or each among its neighbours."""
     vectors: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Text file of word vectors to begin with (GloVe, word2vec); they are learned from scratch where not given."""
+    window: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """With local-attention, words that one word looks at, itself included; odd (default 5)."""
+    hidden: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """With rnn and gru, channels of the state (default 64)."""
     epochs: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Times each text is read (default 5)."""
+    learning_rate: Annotated[float | None, tyro.conf.arg(metavar="RATE")] = None
+    """Highest learning rate (default 0.002)."""
     seed: Annotated[int, tyro.conf.arg(metavar="S")] = 0
     """Seed of everything that is drawn."""
     resume: bool = False
@@ -47,7 +56,6 @@ def run(options: Options) -> int:
     from weigher.io.atomic import writing
     from weigher.io.texts import read_texts
     from weigher.tokens.classifier import SentimentClassifier
-    from weigher.tokens.learning import ClassifierConfig
     from weigher.tokens.training_data import DATA
 
     check_place(options.out, new=not options.resume)
@@ -55,10 +63,7 @@ def run(options: Options) -> int:
         raise RequestError(
             f"{options.out} holds no run of `weigher tokens` to go on with (no {DATA}); leave --resume out"
         )
-    config = ClassifierConfig(seed=options.seed)
-    if options.epochs is not None:
-        config = replace(config, epochs=options.epochs)
-    classifier = SentimentClassifier(options.model, config=config, device=options.device)
+    classifier = SentimentClassifier(config=_resolved(options), device=options.device)
     data = read_texts(options.data)
     with console.progress_bar(options.quiet) as progress:
         classifier.fit(
@@ -90,3 +95,20 @@ def run(options: Options) -> int:
         right = "" if best is None else f", {best['accuracy']:.1%} of held-out texts right"
         print(f"{folder}: learned from {len(data.texts)} texts{right}; {done['tokens_per_second']:,.0f} tokens/s")
     return 0
+
+
+def _resolved(options: Options) -> ClassifierConfig:
+    """The defaults with what was asked for laid over them; RequestError for a size that the model has not."""
+    from weigher.tokens.learning import ClassifierConfig
+    from weigher.tokens.token_scores import ScorerConfig
+
+    sizes = _given(window=options.window, hidden=options.hidden)
+    for name, models in (("window", ("local-attention",)), ("hidden", ("rnn", "gru"))):
+        if name in sizes and options.model not in models:
+            raise RequestError(f"--{name} is for {' and '.join(models)}; {options.model} has none, leave it out")
+    training = _given(epochs=options.epochs, learning_rate=options.learning_rate)
+    return ClassifierConfig(scorer=ScorerConfig(options.model, **sizes), seed=options.seed, **training)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}

@@ -155,7 +155,7 @@ class WeightNet(_Weights):
         seen = self.encoder(batch.x)
         parts = [seen, seen.new_full((len(seen), 1), 2 * batch.time - 1)]
         if self.classes:
-            parts.append(nn.functional.one_hot(batch.y, self.classes).to(seen.dtype))
+            parts.append(nn.functional.one_hot(class_numbers(batch.y, self.classes), self.classes).to(seen.dtype))
         return self.head(torch.cat(parts, 1))[:, 0]
 
 
@@ -191,7 +191,8 @@ class PairMixer(_Mixer):
 
     def shares(self, batch: Batch, partner: Tensor) -> Tensor:
         """Return a of the batch's pairs."""
-        return 1 - self.logit[batch.y, batch.y[partner]].sigmoid() / 2
+        y = class_numbers(batch.y, len(self.logit))
+        return 1 - self.logit[y, y[partner]].sigmoid() / 2
 
     def table(self) -> Tensor:
         """Return a for all pairs of classes `[c, c]`: what stays of the first when mixed with the second."""
@@ -286,6 +287,21 @@ class MaskNet(nn.Module):
         coarse = self.coarse(nn.functional.avg_pool2d(middle, 2))
         middle = self.up(torch.cat([middle, nn.functional.interpolate(coarse, scale_factor=2.0)], 1))
         return self.out(self.top(torch.cat([fine, nn.functional.interpolate(middle, scale_factor=2.0)], 1)))
+
+
+def class_numbers(y: Tensor, classes: int) -> Tensor:
+    """Return targets as they are; RequestError where they are no whole numbers `[b]` from 0 to classes - 1.
+
+    >>> class_numbers(torch.tensor([1, 0]), 2).tolist()
+    [1, 0]
+    """
+    if y.dim() != 1 or y.is_floating_point() or (len(y) and not 0 <= int(y.min()) <= int(y.max()) < classes):
+        told = "" if y.is_floating_point() or not y.numel() else f" from {int(y.min())} to {int(y.max())}"
+        raise RequestError(
+            f"targets are {y.dtype} of shape {list(y.shape)}{told}; a commentary of {classes} classes needs whole "
+            f"numbers 0 to {classes - 1}, one for each example"
+        )
+    return y
 
 
 def each_loss(outputs: Tensor, targets: Tensor, loss: ExampleLoss) -> Tensor:

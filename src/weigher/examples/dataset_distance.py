@@ -209,7 +209,8 @@ def rank_sources(
     >>> rank_sources(([[0.0]], [0]), {"far": ([[5.0]], [0]), "near": ([[1.0]], [3])}).keys()
     dict_keys(['near', 'far'])
     """
-    checked = [labelled_set(*one, name=name, embed=embed) for name, one in {"the target": target, **sources}.items()]
+    named = [("the target", target), *sources.items()]
+    checked = [labelled_set(*one, name=name, embed=embed) for name, one in named]
     _warn_of_scales(checked)
     ready, *others = (prepare(data, config) for data in checked)
     values = (float(distance_between(other, ready, config, seed=seed).value.detach()) for other in others)

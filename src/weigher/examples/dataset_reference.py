@@ -86,7 +86,10 @@ def compare_datasets(
     (True, False)
     """
     if shuffles < 19 or halves < 0:
-        raise RequestError(f"{shuffles} shuffles, {halves} halves; needed are 19 shuffles or more, for p to reach 0.05")
+        raise RequestError(
+            f"{shuffles} shuffles, {halves} halves; needed are 19 shuffles or more, for p to reach 0.05, and no fewer "
+            "than 0 halves"
+        )
     a, b = labelled_set(Xa, ya, name="A"), labelled_set(Xb, yb, name="B")
     distance = distance_between(prepare(a, config), prepare(b, config), config, seed=seed)
     x, labels = [one.features.cpu().numpy() for one in (a, b)], [np.asarray(one) for one in (ya, yb)]

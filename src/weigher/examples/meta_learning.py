@@ -8,7 +8,7 @@
     trained by    min_theta mean over tasks of L(answer, y_q)                                            `meta_train`
 
     x_s, y_s      support of one task, s examples;  x_q, y_q  its queries;  b tasks at a time
-    f, L          any module, any loss (prediction, target) -> scalar mean over examples
+    f, L          any module that `vmap` can map, any loss (prediction, target) -> scalar mean over examples
     theta         the start that all tasks share: in MAML it is what is learned, and the inner steps are plain descent
 
 Second order differentiates through the inner steps; first order takes their gradients as constants: p_J = theta + what
@@ -122,8 +122,10 @@ class MetaLearner(nn.Module, ABC):
 class Maml(MetaLearner):
     """Model-agnostic meta-learning: a start from which a few steps of descent on the support set solve a task.
 
-    Dropout draws anew for every task and step. Raises RequestError for a module whose BatchNorm keeps statistics of its
-    own (they would mix tasks), rates or steps out of range; when used, WeigherError for answers that are not finite.
+    Dropout draws anew for every task and step; attention needs torch's math kernel (`torch.nn.attention.sdpa_kernel`).
+    Raises RequestError for a module whose BatchNorm keeps statistics of its own (they would mix tasks), for torch's
+    recurrent layers (it cannot map them), for rates or steps out of range; when used, for labels beyond the outputs and
+    a loss that is not one number, and WeigherError for answers that are not finite.
 
     >>> learner = Maml(nn.Linear(3, 2), F.cross_entropy, inner_lr=0.5, inner_steps=1)
     >>> x, y = torch.randn(4, 6, 3), torch.randint(2, (4, 6))
@@ -153,6 +155,11 @@ class Maml(MetaLearner):
                     f"{name or 'the model'} is a {type(part).__name__} that keeps running statistics, which would mix "
                     "tasks; use GroupNorm or LayerNorm, or track_running_stats=False (queries then see each other)"
                 )
+            if isinstance(part, (nn.RNNBase, nn.RNNCellBase)):
+                raise RequestError(
+                    f"{name or 'the model'} is a {type(part).__name__}, which torch cannot run for all tasks at once; "
+                    "write its steps out with Linear layers, or use convolutions or attention"
+                )
         self.model, self.loss, self.inner_lr, self.first_order = model, loss, inner_lr, first_order
         self.inner_steps = inner_steps
         self.test_steps = inner_steps if test_steps is None else test_steps
@@ -175,12 +182,26 @@ class Maml(MetaLearner):
 
         def one(x: Tensor, y: Tensor, queries: Tensor) -> Tensor:
             def loss(params: Params) -> Tensor:
-                return self.support_loss(functional_call(self.model, params, (x,)), x, y)
+                value = self.support_loss(functional_call(self.model, params, (x,)), x, y)
+                if value.dim():
+                    raise RequestError(
+                        f"the loss of a task's {len(x)} examples has the shape {list(value.shape)}; needed is one "
+                        "number: take its mean"
+                    )
+                return value
 
             adapted = maml_adapt(loss, start, lr=self.inner_lr, steps=steps, first_order=self.first_order)
             return functional_call(self.model, adapted, (queries,))
 
-        answers = vmap(one, randomness="different")(support_x, support_y, query_x)
+        try:
+            answers = vmap(one, randomness="different")(support_x, support_y, query_x)
+        except (RuntimeError, IndexError) as error:
+            if "out of bounds" not in str(error):
+                raise
+            raise RequestError(
+                f"labels from {support_y.min().item()} to {support_y.max().item()} are more than the model has "
+                "outputs; number the classes of every task anew, from 0"
+            ) from error
         if not bool(answers.isfinite().all()):
             raise WeigherError(
                 f"answers after {steps} inner steps are not finite; give a smaller inner_lr than {self.inner_lr}, "

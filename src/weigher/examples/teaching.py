@@ -210,7 +210,7 @@ def train_student(
     check_every: int = 50,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Trained:
-    """Train a student in place, with a commentary that stays as it is, or without one.
+    """Train a student in place, with a commentary that stays as it is (in evaluation mode), or without one.
 
     Any student may use a commentary, larger ones than those that taught it too. `horizon` is the number of steps over
     which time goes from 0 to 1 (None: all; then it stays at 1). `optimiser` makes one from the parameters; None: SGD
@@ -227,6 +227,9 @@ def train_student(
     trained = [p for p in student.parameters() if p.requires_grad]
     optimise = optimiser(trained) if optimiser else torch.optim.SGD(trained, lr=0.1, momentum=0.9)
     shapers = [] if commentary is None else [p for p in commentary.parameters() if p.requires_grad]
+    modes = {} if commentary is None else {part: part.training for part in commentary.modules()}
+    if commentary is not None:
+        commentary.eval()
     for parameter in shapers:
         parameter.requires_grad_(False)
     curve: Curve = []
@@ -252,6 +255,8 @@ def train_student(
     finally:
         for parameter in shapers:
             parameter.requires_grad_()
+        for part, mode in modes.items():
+            part.training = mode
     return Trained(student.eval(), curve)
 
 

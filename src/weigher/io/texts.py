@@ -39,7 +39,8 @@ def read_texts(path: str | os.PathLike[str]) -> LabelledTexts:
     empty text is a text.
 
     Raises TextsError, naming lines (rows of a parquet file, from 1), for a file that is missing, of another kind, not
-    UTF-8, damaged, without these columns or without rows, and for rows without a text or a label.
+    UTF-8, damaged, without these columns or without rows, for rows without a text or a label, and for numbers and words
+    among the labels of one file.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "reviews.csv"
@@ -67,6 +68,11 @@ def read_texts(path: str | os.PathLike[str]) -> LabelledTexts:
             faults.append(f"line {line}: the text is {_brief(text)}; needed is a text")
         elif not isinstance(label, int | str) or label == "":
             faults.append(f"line {line}: the label is {_brief(label)}; needed is a whole number or a word")
+        elif labels and isinstance(label, str) != isinstance(labels[0], str):
+            other = _brief(labels[0])
+            faults.append(
+                f"line {line}: the label is {_brief(label)}, and one before it {other}; needed are numbers or words"
+            )
         else:
             texts.append(text)
             labels.append(int(label) if isinstance(label, int) else label)

@@ -18,6 +18,7 @@ PLACES, CHOICE = "digits told at their places %", "digits told at their places %
 GAIN = "gain over whole lines, points"
 RIGHT, WRONG, FROZEN = "lines read rightly %", "digits misread %", "frozen"
 EER, NEAREST = "equal error rate %", "nearest is the same voice %"
+CHOICE_EER = "equal error rate %, people heard"
 NEIGHBOURS = "InfoNCE, neighbouring crops"
 SHARES = (5, 10, 100)
 """Per cent of the lines that have labels."""
@@ -68,6 +69,8 @@ SPEECH_METHODS = {
     "whole crops": "all",
     NEIGHBOURS: "neighbours",
 }
+SPEECH_TEMPERATURES = (0.05, 0.1, 0.2, 0.5)
+"""What each way of teaching speech may choose from, by telling apart, with the first seed, the people it has heard."""
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,10 @@ class SpeechSize:
 
 @dataclass(frozen=True, eq=False)
 class Speech:
-    """Utterances float [t, f] to learn from; and to test on, with whose they are."""
+    """Utterances float [t, f] to learn from, and to test on; whose they are tells how to choose, and how to test."""
 
     seen: list[np.ndarray]
+    seen_who: np.ndarray
     unseen: list[np.ndarray]
     who: np.ndarray
     hop_seconds: float
@@ -59,9 +60,9 @@ def read_utterances(path: Path, size: SpeechSize, seed: int) -> Speech:
     people = list(generator.permutation(voices.speakers))
     least = len(people) // 5
     strangers, known = people[:least][: size.strangers], people[least:][: size.people]
-    seen, _ = _some(voices.only(known), size.each, generator)
+    seen, seen_who = _some(voices.only(known), size.each, generator)
     unseen, who = _some(voices.only(strangers), size.tested, generator)
-    return Speech(seen, unseen, who, voices.hop_seconds)
+    return Speech(seen, seen_who, unseen, who, voices.hop_seconds)
 
 
 def _some(voices: Voices, each: int, generator: np.random.Generator) -> tuple[list[np.ndarray], np.ndarray]:
@@ -80,14 +81,20 @@ def speech_encoder(features: int, seed: int) -> FrameEncoder:
 
 
 def taught_by_speech(
-    speech: Speech, mapping: InstanceMapping | None, size: SpeechSize, seed: int, *, windows: int = 10
+    speech: Speech,
+    mapping: InstanceMapping | None,
+    size: SpeechSize,
+    seed: int,
+    *,
+    temperature: float = 0.1,
+    windows: int = 10,
 ) -> FrameEncoder:
     """Teach an encoder by SeqCLR with this mapping; without one by InfoNCE of two neighbouring crops, averaged."""
     encoder = speech_encoder(speech.seen[0].shape[1], seed)
     config = SequenceConfig(
         method="info-nce" if mapping is None else "seqclr",
-        seqclr=SeqCLRConfig(mapping or "all", windows),
-        losses=LossConfig(temperature=0.1),
+        seqclr=SeqCLRConfig(mapping or "all", windows, temperature=temperature),
+        losses=LossConfig(temperature=temperature),
     )
     loop = PretrainConfig(epochs=size.epochs, batch=size.batch, seed=seed)
     pretrain_sequences(
@@ -130,14 +137,20 @@ def voices_apart(embeddings: Tensor, who: np.ndarray, centre: Tensor) -> tuple[f
     return equal_error_rate(alike[i, j], same[i, j]), 100 * float(nearest.mean())
 
 
-def speech_figures(path: Path, method: InstanceMapping | str, size: SpeechSize, seed: int) -> tuple[float, float]:
-    """Teach by a method ("frame", "window", "all", "neighbours"; "start": not at all) and tell strangers apart."""
+def speech_figures(
+    path: Path, method: InstanceMapping | str, temperature: float, size: SpeechSize, seed: int
+) -> tuple[float, float, float]:
+    """Teach by a method ("frame", "window", "all", "neighbours"; "start": not at all) and tell people apart.
+
+    Returns error and nearest of strangers, and the error of those who were heard, which may choose a temperature.
+    """
     speech = read_utterances(path, size, seed)
     if method == "start":
         encoder = speech_encoder(speech.seen[0].shape[1], seed)
     elif method in ("frame", "window", "all"):
-        encoder = taught_by_speech(speech, method, size, seed)
+        encoder = taught_by_speech(speech, method, size, seed, temperature=temperature)
     else:
-        encoder = taught_by_speech(speech, None, size, seed)
-    centre = utterance_embeddings(encoder, speech.seen[:: max(1, len(speech.seen) // 200)]).mean(0)
-    return voices_apart(utterance_embeddings(encoder, speech.unseen), speech.who, centre)
+        encoder = taught_by_speech(speech, None, size, seed, temperature=temperature)
+    seen = utterance_embeddings(encoder, speech.seen)
+    error, nearest = voices_apart(utterance_embeddings(encoder, speech.unseen), speech.who, seen.mean(0))
+    return error, nearest, voices_apart(seen, speech.seen_who, seen.mean(0))[0]

@@ -87,7 +87,7 @@ class Explanation:
         columns = zip(self.tokens, self.places, self.known, self.scores, self.weights, self._strengths(), strict=True)
         for token, place, known, score, weight, strength in columns:
             red, green, blue = _mixed(strength)
-            title = f"score {score:+.3f}, weight {weight:.4f}{'' if known else ', unknown word'}"
+            title = f"score {score:+.3f}, weight {weight:#.3g}{'' if known else ', unknown word'}"
             style = f"background:rgb({red},{green},{blue}){'' if known else ';font-style:italic'}"
             parts.append(html.escape(self.text[end : place[0]]))
             parts.append(f'<span style="{style}" title="{title}">{html.escape(token)}</span>')

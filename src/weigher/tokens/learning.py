@@ -22,6 +22,7 @@ _PLACES = 65_536  # tokens of a batch, padding included
 _PIECE = 4096  # longer sequences are read in pieces of this many tokens, which stay in the cache
 _ROWS = 256  # of a batch that is only applied
 _LEAST_HELD_OUT = 20
+_GENTLE_STEPS = 50
 
 
 @dataclass(frozen=True)
@@ -119,10 +120,14 @@ def learn(
         accuracy = ((logits.numpy() > 0) == targets[held]).mean()
         return {"score": -loss, "accuracy": float(accuracy)}
 
+    warmup = len(plan) // 20
+    if config.scorer.model == "rnn":
+        # its state begins as a plain sum: a full step away from the identity, to the power of a long text, is no number
+        warmup = max(warmup, min(_GENTLE_STEPS, len(plan) // 2))
     loop = LoopConfig(
         steps=len(plan),
         learning_rate=config.learning_rate,
-        warmup_steps=len(plan) // 20,
+        warmup_steps=warmup,
         weight_decay=config.weight_decay,
         validate_every=-(-len(plan) // config.epochs),
         precision="float32",  # hundreds of steps of a recurrence add up their rounding
