@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -108,6 +109,17 @@ def test_failures_are_one_message_and_a_code(monkeypatch, capsys, error, code, t
     assert text in shown.err
     assert shown.err.count("\n") == 1
     assert shown.out == ""
+
+
+def test_a_warning_is_one_line_without_its_place_in_the_code(monkeypatch, capsys):
+    def run(options):
+        warnings.simplefilter("always")
+        warnings.warn("a batch of 8 rows", stacklevel=1)
+        return 0
+
+    fake_verb(monkeypatch, run)
+    assert cli.main(["doctor"]) == 0
+    assert capsys.readouterr().err == "warning: a batch of 8 rows\n"
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError(), ModuleNotFoundError("x", name="weigher.lost")])

@@ -139,6 +139,9 @@ def test_search_says_in_which_recordings_and_when(world, index, capsys):
     assert [hit["score"] for hit in found["hits"]] == sorted((hit["score"] for hit in found["hits"]), reverse=True)
     assert all(0 <= start < end < 30 for hit in found["hits"] for start, end in hit["turns"])
     assert found["threshold"]["false_accept"] is not None
+    one_by_one = ("search", world / "model", world / "alone01.npz", "--index", index, "--top", 4, "--exact", "--json")
+    assert weigher(*one_by_one) == 0
+    assert printed(capsys) == found  # of so few, all are compared in any case
     assert weigher("search", world / "model", world / "alone01.npz", "--index", index) == 0
     shown = capsys.readouterr()
     assert "same voice" in shown.out

@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 from weigher import __version__
@@ -53,10 +54,12 @@ def run_as_command(command: str, work: Callable[[], int]) -> int:
 
     0: done. 1: the work failed. 2: the request cannot be served. 130: interrupted by Ctrl-C. 141: the reader of our
     standard output went away. Failures of these kinds are one message on stderr; anything else is a fault in weigher
-    and keeps its traceback.
+    and keeps its traceback. Warnings are messages too, without the place in the code.
     """
     try:
-        code = work()
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            code = work()
         sys.stdout.flush()
         return code
     except RequestError as error:
@@ -74,6 +77,12 @@ def run_as_command(command: str, work: Callable[[], int]) -> int:
         return _fail(command, f"{needs}; `weigher doctor` shows the pip line of each extra", BAD_REQUEST)
     except KeyboardInterrupt as interrupt:  # training says where it stopped, and that it can be resumed
         return _fail(command, str(interrupt) or "interrupted", INTERRUPTED)
+
+
+def _warn(text: Warning | str, category: type[Warning], *place: object, **more: object) -> None:
+    from weigher.cli import console  # only now: it imports rich, and --help is to be quick
+
+    console.message(f"warning: {text}")
 
 
 def usage() -> str:

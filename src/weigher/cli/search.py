@@ -35,6 +35,8 @@ class Options:
     """Folder of the index."""
     top: Annotated[int, tyro.conf.arg(metavar="K")] = 10
     """So many recordings at most."""
+    exact: bool = False
+    """Compare with every voice; without it, an index of more than 100,000 looks at those nearby, which is faster."""
     device: str = "auto"
     """cpu, cuda, cuda:1, or auto for the best there is."""
     quiet: bool = False
@@ -57,7 +59,7 @@ def run(options: Options) -> int:
         raise RequestError(
             f"the index {options.index} holds no recordings yet; `weigher identify --remember` puts them in"
         )
-    hits = index.search(clip_voice(diarizer, options.clip), options.top)
+    hits = index.search(clip_voice(diarizer, options.clip), options.top, exact=options.exact)
     thresholds = index.thresholds()
     if options.json:
         threshold = thresholds.to_dict()["search"]
