@@ -82,6 +82,7 @@ def test_colour_images_are_learned_and_drawn(tmp_path, capsys):
     labels[10] = 1
     np.savez(tmp_path / "halves.npz", images=images.astype(np.uint8), labels=labels)
     settings = ("--json", "--quiet", "--width", 4, "--epochs", 8, "--picture", tmp_path / "p.svg", "--augment", "shift")
+    settings += ("--network", "residual")
     assert examples(tmp_path / "halves.npz", *settings) == 0
     first = json.loads(capsys.readouterr().out)["suspects"][0]
     assert (first["example"], first["label"], first["taken_for"]) == (10, 1, 0)

@@ -93,6 +93,20 @@ def test_images_are_moved_all_alike_and_mirrored_one_by_one():
     assert suspects._varied(features, "mirror", generator) is features
 
 
+@pytest.mark.parametrize("network", ["small", "residual"])
+def test_images_are_told_apart_by_either_network_and_by_nothing_but_the_seed(network):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(60) % 2
+    x = torch.rand(60, 1, 12, 12, generator=generator) + (labels[:, None, None] * torch.eye(12))[:, None]
+    config = SuspectConfig(network=network, width=4, batch=10, epochs=8, device="cpu")
+    first, again, other = (fit(scaled(x), labels, 2, config, seed=seed) for seed in (3, 3, 4))
+    assert (logits_of(first, scaled(x)).argmax(1) == labels).all()
+    assert sum(isinstance(part, torch.nn.Conv2d) for part in first.modules()) == (3 if network == "small" else 7)
+    weights = [torch.cat([p.flatten() for p in one.parameters()]) for one in (first, again, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
 def test_columns_are_scaled_by_themselves_and_images_together():
     x = torch.rand(50, 3) * torch.tensor([1.0, 100.0, 0.0]) + 7
     found = scaled(x)
@@ -116,6 +130,7 @@ def test_columns_are_scaled_by_themselves_and_images_together():
         (lambda: SuspectConfig(learning_rate=-1.0), "learning_rate = -1"),
         (lambda: SuspectConfig(augment="turn"), "augment = 'turn'"),
         (lambda: SuspectConfig(combine="most"), "combine = 'most'"),
+        (lambda: SuspectConfig(network="large"), "network = 'large'"),
         (
             lambda: find_suspects(*clouds()[:2], 3, SuspectConfig(epochs=3, learning_rate=1e12, device="cpu")),
             "training diverged in epoch",

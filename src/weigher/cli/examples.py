@@ -49,6 +49,8 @@ class Options:
     """Length of a pass; too long, and wrong labels are memorised."""
     learning_rate: Annotated[float, tyro.conf.arg(metavar="R")] = 0.05
     """Of stochastic gradient descent, the same throughout."""
+    network: Literal["small", "residual"] = "small"
+    """For images of 12 pixels or more: three convolutions, or seven with skip connections, for tens of thousands."""
     width: Annotated[int, tyro.conf.arg(metavar="N")] = 16
     """Channels of the first convolution, for images of 12 pixels or more."""
     augment: Literal["none", "shift", "mirror"] = "none"
@@ -76,6 +78,7 @@ def run(options: Options) -> int:
     config = SuspectConfig(
         epochs=options.epochs,
         learning_rate=options.learning_rate,
+        network=options.network,
         width=options.width,
         augment=options.augment,
         percentile=options.percentile,
