@@ -45,6 +45,8 @@ def test_a_tiny_run_gives_rows_claims_and_the_picture(data, tmp_path, monkeypatc
     found = {m: find_row(result.rows, words.AUM, f"{name}: {m}").mean for m in (words.PRECISION, words.RECALL)}
     assert found[words.PRECISION] > 0.6
     assert found[words.RECALL] > 0.8
+    by_cut = [find_row(result.rows, cut, f"{name}: {words.FLAGGED}").mean for cut in (words.AUM, words.MEDIAN)]
+    assert by_cut[0] > by_cut[1] > 0
     for method in (words.AUM, words.LAST, words.HELD_OUT, words.CLEANLAB):
         assert find_row(result.rows, method, f"{name}: {words.AUROC}").mean > 0.7
     assert not [r for r in result.rows if r.metric == f"digits, right labels: {words.PRECISION}"]
@@ -150,6 +152,8 @@ def test_the_rules_hold_where_they_should_and_not_otherwise():
     good = {
         (words.AUM, f"{name}: {words.PRECISION}"): [0.94, 0.95],
         (words.AUM, f"{name}: {words.RECALL}"): [0.9, 0.92],
+        (words.MEDIAN, f"{name}: {words.PRECISION}"): [0.97, 0.98],
+        (words.MEDIAN, f"{name}: {words.RECALL}"): [0.7, 0.7],
         (words.AUM, f"{name}: {words.GAP}"): [0.1, 0.2],
         (words.AUM, f"{clean}: {words.FLAGGED}"): [1.0, 2.0],
     }
@@ -176,6 +180,8 @@ def test_the_rules_hold_where_they_should_and_not_otherwise():
     ):
         assert held(start, good) == {True}, start
         assert held(start, good | changed) == {False}, start
+    median = {(words.AUM, f"{name}: {words.PRECISION}"): [0.7], (words.MEDIAN, f"{name}: {words.RECALL}"): [0.81]}
+    assert held("MNIST: at 20", good | median) == {True}
     assert held("digits: AUM", good) == {False}  # nothing was measured
 
 
