@@ -16,8 +16,10 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from weigher.core.weights import length_mask
 from weigher.io.image_sets import read_images
 from weigher.pairs.evaluation import linear_probe
+from weigher.pairs.pretraining import PretrainConfig, pretrain_drawn
 from weigher.pairs.seqclr import SeqCLRConfig, SeqCLRLoss
 from weigher.pairs.sequence_views import LineViewConfig, check_aligned, furthest, line_view
+from weigher.pairs.sequences import Aligned
 from weigher.train.loop import History, LoopConfig, fit
 
 STRIDE = 2
@@ -170,12 +172,6 @@ def line_encoder(lines: Lines, seed: int, representation: Representation = "visu
         return LineEncoder(lines.images.shape[2], representation).eval()
 
 
-class _WithLoss(nn.Module):
-    def __init__(self, encoder: LineEncoder, loss: SeqCLRLoss):
-        super().__init__()
-        self.encoder, self.loss = encoder, loss
-
-
 def pretrain_lines(
     encoder: LineEncoder, lines: Lines, config: SeqCLRConfig, *, epochs: int, batch: int = 48, seed: int
 ) -> History:
@@ -185,36 +181,18 @@ def pretrain_lines(
     """
     shortest, height = int(lines.widths.min()), lines.images.shape[2]
     check_aligned(VIEWS.apart(height), furthest(shortest, config.mapping, config.windows, stride=STRIDE))
-    per_epoch = max(1, len(lines) // batch)
 
-    def batches(k: int, generator: np.random.Generator):
-        part = lines[torch.from_numpy(generator.choice(len(lines), min(batch, len(lines)), replace=False))]
-        return [line_view(part.images, part.widths, VIEWS, generator) for _ in range(2)], part.widths
-
-    def step(model: _WithLoss, given):
-        (one, two), widths = given
-        first, lengths = model.encoder(one, widths)
-        second, _ = model.encoder(two, widths)
-        return model.loss(first, second, lengths)
+    def draw(chosen: np.ndarray, generator: np.random.Generator) -> list[tuple[Tensor, Tensor]]:
+        part = lines[torch.from_numpy(chosen)]
+        return [(line_view(part.images, part.widths, VIEWS, generator), part.widths) for _ in range(2)]
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = _WithLoss(encoder, SeqCLRLoss(config, encoder.features))
-    history = fit(model, step, batches, _loop(epochs * per_epoch, seed), device="cpu")
+        loss = Aligned(SeqCLRLoss(config, encoder.features))
+    loop = PretrainConfig(epochs=epochs, batch=batch, seed=seed)
+    history = pretrain_drawn(encoder, loss, len(lines), draw, loop, device="cpu")
     encoder.eval()
     return history
-
-
-def _loop(steps: int, seed: int, learning_rate: float = 3e-3) -> LoopConfig:
-    return LoopConfig(
-        steps=steps,
-        learning_rate=learning_rate,
-        warmup_steps=steps // 20,
-        clip_norm=5.0,
-        validate_every=steps,
-        precision="float32",
-        seed=seed,
-    )
 
 
 @torch.no_grad()
@@ -265,7 +243,16 @@ def train_recogniser(
         features, lengths = (seen, sizes) if held is not None else model.encoder(seen, sizes)
         return {"loss": ctc(model.decoder(features), lengths, digits)}
 
-    fit(recogniser, step, batches, _loop(steps, seed, 1e-2), device="cpu")
+    loop = LoopConfig(
+        steps=steps,
+        learning_rate=1e-2,
+        warmup_steps=steps // 20,
+        clip_norm=5.0,
+        validate_every=steps,
+        precision="float32",
+        seed=seed,
+    )
+    fit(recogniser, step, batches, loop, device="cpu")
     recogniser.eval()
 
 
