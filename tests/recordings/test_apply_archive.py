@@ -253,7 +253,8 @@ def test_speech_by_name_is_honoured_and_what_it_changes_is_made_anew(archive, mo
     tell(("a", 0.2, 0.2), ("c", 0.0, 0.0), ("sub/b", 0.0, 9.0))
     first = apply(models[0], [archive], out, speech=speech, formats=("json",))
     assert told(first) == [(name, "done") for name in NAMES[:3]] + [(NAMES[3], "failed")]
-    assert "not told where somebody speaks" in first.failed[0].reason
+    assert "tells nothing of" in first.failed[0].reason
+    assert "but of 'a', 'c', 'sub/b'; add it" in first.failed[0].reason
     times = {name: json.loads((out / f"{name}.json").read_text())["segments"] for name in NAMES[:3]}
     assert times["a"]
     assert all(0.2 <= turn["start"] < turn["end"] <= 0.4 for turn in times["a"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from weigher.errors import RequestError
@@ -52,10 +52,19 @@ def read_speech(path: str | os.PathLike[str], file_id: str) -> Regions:
     source = Path(path)
     if source.suffix.lower() == ".txt":
         return joined(_labels(source))
-    told = read_speech_of_all(source)
+    return speech_of(file_id, read_speech_of_all(source), str(source))
+
+
+def speech_of(file_id: str, told: Mapping[str, Regions], source: str) -> Regions:
+    """Return where somebody speaks in one recording of many; RequestError, naming the source, if it is not among them.
+
+    >>> speech_of("a", {"a": ((0.0, 2.0),)}, "speech.uem")
+    ((0.0, 2.0),)
+    """
     if file_id not in told:
         raise RequestError(
-            f"{source} tells nothing of {file_id!r}, but of {_named(list(told))}; add it, or name another"
+            f"{source} tells nothing of {file_id!r}, but of {_named(list(told))}; add it (in RTTM with a turn of no "
+            "length where nobody speaks), or name another"
         )
     return told[file_id]
 

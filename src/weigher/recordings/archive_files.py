@@ -21,7 +21,7 @@ from weigher.errors import RequestError, WeigherError
 from weigher.io.atomic import writing
 from weigher.io.audio import AUDIO_SUFFIXES
 from weigher.io.folders import CONFIG, WEIGHTS
-from weigher.io.speech import Regions
+from weigher.io.speech import Regions, speech_of
 from weigher.recordings.diarizer import Diarizer
 from weigher.recordings.result import Diarization
 
@@ -205,7 +205,8 @@ def apply_one(diarizer: Diarizer, job: Job, source: Source) -> Outcome:
     try:
         check_ours(job.out, source.name, job.formats)
         replaces, made = standing(job, source)[0] == "stale", made_with(job, source)
-        result = diarizer.predict(source.path, file_id=source.name, speech=_speech(job, source), **job.bounds)
+        speech = None if job.speech is None else speech_of(source.name, job.speech, "the file of speech")
+        result = diarizer.predict(source.path, file_id=source.name, speech=speech, **job.bounds)
         save(job, source, result, made)
     except RequestError as error:
         said = str(error)  # what is wrong with the bounds does not name the recording
@@ -215,18 +216,6 @@ def apply_one(diarizer: Diarizer, job: Job, source: Source) -> Outcome:
     except Exception as error:  # one odd recording in a hundred thousand does not cost the others theirs
         return Outcome(source, "failed", reason=f"{source.path}: {type(error).__name__}: {error}")
     return Outcome(source, "redone" if replaces else "done", len(result.speakers))
-
-
-def _speech(job: Job, source: Source) -> Regions | None:
-    """Where somebody speaks in a recording, where that is given; RequestError where it is not told of."""
-    if job.speech is None:
-        return None
-    if source.name not in job.speech:
-        raise RequestError(
-            f"it is not told where somebody speaks in {source.name!r}; add it to the file of speech, with a turn of no "
-            "length where nobody does"
-        )
-    return job.speech[source.name]
 
 
 def as_text(result: Diarization, kind: Format, media: Path) -> str:
