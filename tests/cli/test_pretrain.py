@@ -30,7 +30,12 @@ RATE = 16000
 SETTINGS = {
     "mels": 16,
     "encoder": {"channels": 8, "embedding": 8, "dilations": [1]},
-    "sequences": {"crop_seconds": 0.6, "apart_seconds": 0.3, "seqclr": {"windows": 3, "hidden": 8, "embedding": 4}},
+    "sequences": {
+        "method": "seqclr",
+        "crop_seconds": 0.6,
+        "apart_seconds": 0.3,
+        "seqclr": {"windows": 3, "hidden": 8, "embedding": 4},
+    },
     "loop": {"epochs": 2, "batch": 4},
 }
 IMAGES = {"encoder": {"channels": [4, 8], "hidden": 8, "embedding": 4}, "loop": {"epochs": 3, "batch": 16}}

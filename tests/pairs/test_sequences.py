@@ -87,7 +87,7 @@ def caught(monkeypatch, config, data, **more):
 
 def test_aligned_views_are_of_the_same_frames_and_neighbours_of_one_sequence(monkeypatch):
     data = numbered(80, 90, 100, 110)
-    config = SequenceConfig(crop_seconds=2.0, apart_seconds=1.0, views=STILL)
+    config = SequenceConfig("seqclr", crop_seconds=2.0, apart_seconds=1.0, views=STILL)
     more = {"learning_rate": 1e-9}
     for (first, lengths), (second, again) in caught(monkeypatch, config, data, **more):
         assert torch.equal(first, second)
@@ -102,7 +102,7 @@ def test_aligned_views_are_of_the_same_frames_and_neighbours_of_one_sequence(mon
 
 def test_stretched_views_stay_aligned(monkeypatch):
     quick = SpeechViewConfig(gain=0, colour=0, band_mask=0, time_masks=0, noise=0, stretch=0.3)
-    found = caught(monkeypatch, SequenceConfig(views=quick), numbered(80, 90, 100, 110), learning_rate=1e-9)
+    found = caught(monkeypatch, SequenceConfig("seqclr", views=quick), numbered(80, 90, 100, 110), learning_rate=1e-9)
     assert all(torch.equal(first, second) for (first, _), (second, _) in found)
     assert len({int(n) for (_, lengths), _ in found for n in lengths}) > 1
 
@@ -168,7 +168,7 @@ def test_what_stands_behind_the_encoder_is_drawn_by_the_seed_alone():
         (lambda: pretrain_sequences(Frames(), 5, [np.ones((9, 3)), np.ones((9, 4))], hop_seconds=0.1), "one width"),
         (
             lambda: pretrain_sequences(
-                Frames(), 5, numbered(30), SequenceConfig(views=STILL), hop_seconds=0.1, device="cpu"
+                Frames(), 5, numbered(30), SequenceConfig("seqclr", views=STILL), hop_seconds=0.1, device="cpu"
             ),
             "at least two",
         ),
@@ -177,7 +177,13 @@ def test_what_stands_behind_the_encoder_is_drawn_by_the_seed_alone():
         (lambda: pair_loss("align-uniform", LossConfig(queue=8), 4), "set target_momentum"),
         (
             lambda: pretrain_sequences(
-                Frames(), 5, voices(), None, PretrainConfig(target_momentum=0.9), hop_seconds=0.1, device="cpu"
+                Frames(),
+                5,
+                voices(),
+                SequenceConfig("seqclr"),
+                PretrainConfig(target_momentum=0.9),
+                hop_seconds=0.1,
+                device="cpu",
             ),
             "seqclr makes no use of a slow copy",
         ),
@@ -206,7 +212,7 @@ def test_no_hidden_stretch_is_longer_than_an_instance(mapping, windows, most):
     def run(hidden, masks=1):
         views = SpeechViewConfig(time_masks=masks, time_mask_frames=hidden)
         seqclr = SeqCLRConfig(mapping, windows)
-        config = SequenceConfig(crop_seconds=2.0, views=views, seqclr=seqclr)
+        config = SequenceConfig("seqclr", crop_seconds=2.0, views=views, seqclr=seqclr)
         return pretrain_sequences(Frames(), 5, voices(4), config, BRIEF, hop_seconds=0.1, device="cpu")
 
     assert run(most).step > 0
@@ -219,14 +225,17 @@ def test_no_hidden_stretch_is_longer_than_an_instance(mapping, windows, most):
 def test_recordings_that_are_all_shorter_than_a_crop_are_learned_from():
     """12 frames of a crop of 20: a hidden stretch of 10 frames would be longer than a window, and is shortened."""
     config = SequenceConfig(
-        crop_seconds=2.0, seqclr=SeqCLRConfig("window", 2), views=SpeechViewConfig(time_mask_frames=10, stretch=0.0)
+        "seqclr",
+        crop_seconds=2.0,
+        seqclr=SeqCLRConfig("window", 2),
+        views=SpeechViewConfig(time_mask_frames=10, stretch=0.0),
     )
     short = [one[:12] for one in voices(4)]
     assert pretrain_sequences(Frames(), 5, short, config, BRIEF, hop_seconds=0.1, device="cpu").step > 0
 
 
 def test_the_least_a_sequence_needs_holds_all_windows_at_any_speed():
-    config = SequenceConfig(crop_seconds=2.0, seqclr=SeqCLRConfig(windows=10))
+    config = SequenceConfig("seqclr", crop_seconds=2.0, seqclr=SeqCLRConfig(windows=10))
     assert config.least_frames(0.01, stride=4) == 80
     assert config.least_frames(0.002, stride=1) == 250
     assert SequenceConfig("info-nce").least_frames(0.01, stride=4) == 50

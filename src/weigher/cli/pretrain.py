@@ -27,8 +27,8 @@ class Options:
     out: Annotated[Path, tyro.conf.arg(metavar="RUN")]
     """Folder for the settings, metrics, checkpoints and, at the end, the encoder (RUN/encoder)."""
     method: Literal["info-nce", "align-uniform", "swav", "relic", "seqclr"] | None = None
-    """What is asked of views. Recordings: seqclr (the default) compares the parts of two aligned views, all others two
-    neighbouring crops as wholes. Images: info-nce is the default, and seqclr is not for them."""
+    """What is asked of views; info-nce is the default. Recordings: seqclr compares the parts of two aligned views, all
+    others two neighbouring crops as wholes. Images: seqclr is not for them."""
     epochs: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Times each image, or crop of a recording, is seen (default 40; recordings 20)."""
     batch: Annotated[int | None, tyro.conf.arg(metavar="N")] = None

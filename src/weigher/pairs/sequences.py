@@ -41,7 +41,7 @@ _TEMPERATURE = 0.05  # of four, the best for voices by either way (`weigher stud
 class SequenceConfig:
     """What is cut out of sequences, how its views differ, and what is asked of them."""
 
-    method: Method = "seqclr"
+    method: Method = "info-nce"
     """seqclr: aligned views; any other loss: two neighbouring crops, averaged."""
     crop_seconds: float = 2.0
     """Length of a crop; shorter sequences are taken whole."""
