@@ -13,6 +13,7 @@ from weigher.io.manifest import write_cast_csv
 from weigher.io.rttm import read_rttm
 from weigher.recordings.configs import overlay
 from weigher.recordings.diarizer import Diarizer, DiarizerConfig
+from weigher.recordings.index import PeopleIndex
 
 HOP, BANDS, PEOPLE = 0.02, 12, ("Ann Löf", "Ben; jr", "Cid", "Dee")
 SETTINGS = small_settings(listen=100, weigh=100)
@@ -125,7 +126,7 @@ def test_casts_that_tell_nobody_apart(world, tmp_path, capsys):
     assert "always appear together" in capsys.readouterr().err
 
 
-def test_search_says_in_which_recordings_and_when(world, index, capsys):
+def test_search_says_in_which_recordings_and_when(world, index, capsys, monkeypatch):
     files = [world / "meeting.npz", world / "alone02.npz", world / "alone32.npz"]
     assert weigher("identify", world / "model", *files, "--index", index, "--remember", "--quiet") == 0
     capsys.readouterr()
@@ -139,9 +140,17 @@ def test_search_says_in_which_recordings_and_when(world, index, capsys):
     assert [hit["score"] for hit in found["hits"]] == sorted((hit["score"] for hit in found["hits"]), reverse=True)
     assert all(0 <= start < end < 30 for hit in found["hits"] for start, end in hit["turns"])
     assert found["threshold"]["false_accept"] is not None
+    asked, search = [], PeopleIndex.search
+
+    def spy(people, embedding, top, *, exact):
+        asked.append(exact)
+        return search(people, embedding, top, exact=exact)
+
+    monkeypatch.setattr(PeopleIndex, "search", spy)
     one_by_one = ("search", world / "model", world / "alone01.npz", "--index", index, "--top", 4, "--exact", "--json")
     assert weigher(*one_by_one) == 0
     assert printed(capsys) == found  # of so few, all are compared in any case
+    assert asked == [True]
     assert weigher("search", world / "model", world / "alone01.npz", "--index", index) == 0
     shown = capsys.readouterr()
     assert "same voice" in shown.out

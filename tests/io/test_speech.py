@@ -4,7 +4,7 @@ import pytest
 
 from weigher.errors import RequestError
 from weigher.io.exports import format_audacity
-from weigher.io.rttm import Segment, write_rttm, write_uem
+from weigher.io.rttm import Segment, read_rttm, write_rttm, write_uem
 from weigher.io.speech import joined, read_speech
 
 TURNS = [Segment(0.5, 2.0, "Ann"), Segment(1.5, 3.0, "Ben"), Segment(4.0, 5.25, "Ann")]
@@ -23,6 +23,7 @@ def test_every_format_tells_the_same(tmp_path):
 def test_rttm_tells_of_silence_by_a_turn_of_no_length(tmp_path):
     (tmp_path / "s.rttm").write_text("SPEAKER a 1 0.5 0.0 <NA> <NA> x <NA> <NA>\n")
     assert read_speech(tmp_path / "s.rttm", "a") == ()
+    assert read_rttm(tmp_path / "s.rttm") == {}  # of which a cast list or a reference makes nothing
 
 
 def test_labels_as_audacity_writes_them(tmp_path):

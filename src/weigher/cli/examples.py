@@ -50,7 +50,7 @@ class Options:
     learning_rate: Annotated[float, tyro.conf.arg(metavar="R")] = 0.05
     """Of stochastic gradient descent, the same throughout."""
     network: Literal["small", "residual"] = "small"
-    """For images of 12 pixels or more: three convolutions, or seven with skip connections, for tens of thousands."""
+    """For images of 12 pixels or more: three convolutions, or seven with skip connections."""
     width: Annotated[int, tyro.conf.arg(metavar="N")] = 16
     """Channels of the first convolution, for images of 12 pixels or more."""
     augment: Literal["none", "shift", "mirror"] = "none"

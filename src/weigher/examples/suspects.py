@@ -54,8 +54,7 @@ class SuspectConfig:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     network: Network = "small"
-    """For images of 12 pixels and more: three convolutions, or seven with skip connections, which tell hard images from
-    wrong ones better where there are tens of thousands, at twice the time for the same width."""
+    """For images of 12 pixels and more: three convolutions, or seven with skip connections."""
     width: int = 16
     """Channels of the first convolution."""
     augment: Augment = "none"

@@ -73,12 +73,8 @@ def unescape_name(field: str) -> str:
 def read_rttm(path: str | os.PathLike[str]) -> dict[str, list[Segment]]:
     """Read one RTTM file as `{recording: turns}`, recordings in their order in the file, turns sorted by start.
 
-    Lines of RTTM's other types, comments (`;;`), empty lines and turns shorter than a microsecond are left out; a
-    recording of such turns alone is there, with an empty list. Parts that are not to be scored belong in a UEM file,
-    `NOSCORE` lines are not heeded.
-
-    Raises RequestError with file and line for what is no RTTM line: a wrong number of fields, times that are no
-    numbers or negative, a turn without a speaker, bytes that are no UTF-8; and where the file cannot be read.
+    Lines of RTTM's other types, comments (`;;`), empty lines and turns shorter than a microsecond are left out; parts
+    that are not to be scored belong in a UEM file, `NOSCORE` lines are not heeded. Raises as `rttm_turns`.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "talk.rttm"
@@ -87,6 +83,24 @@ def read_rttm(path: str | os.PathLike[str]) -> dict[str, list[Segment]]:
     {'talk': [Segment(start=0.5, end=2.25, speaker='Anna Löf')]}
     """
     recordings: dict[str, list[Segment]] = {}
+    for recording, turn in rttm_turns(path):
+        if turn.end > turn.start:
+            recordings.setdefault(recording, []).append(turn)
+    return {recording: sorted(turns, key=_by_time) for recording, turns in recordings.items()}
+
+
+def rttm_turns(path: str | os.PathLike[str]) -> Iterator[tuple[str, Segment]]:
+    """Yield recording and turn of every `SPEAKER` line in its order, turns of no length included.
+
+    Raises RequestError with file and line for what is no RTTM line: a wrong number of fields, times that are no
+    numbers or negative, a turn without a speaker, bytes that are no UTF-8; and where the file cannot be read.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "talk.rttm"
+    >>> _ = path.write_text("SPEAKER talk 1 0.5 0.0 <NA> <NA> Ann <NA> <NA>")
+    >>> list(rttm_turns(path))
+    [('talk', Segment(start=0.5, end=0.5, speaker='Ann'))]
+    """
     for line, fields in _lines(Path(path)):
         if fields[0] in _OTHER_TYPES:
             continue
@@ -99,10 +113,7 @@ def read_rttm(path: str | os.PathLike[str]) -> dict[str, list[Segment]]:
         end = round(start + _time(path, line, "duration", fields[4]), _MICROSECOND_DIGITS)
         if fields[7] == "<NA>":
             raise RequestError(f"{path}, line {line}: the turn has no speaker; give the name in the 8th field")
-        turns = recordings.setdefault(unescape_name(fields[1]), [])
-        if end > start:
-            turns.append(Segment(start, end, unescape_name(fields[7])))
-    return {recording: sorted(turns, key=_by_time) for recording, turns in recordings.items()}
+        yield unescape_name(fields[1]), Segment(start, end, unescape_name(fields[7]))
 
 
 def read_rttm_tree(path: str | os.PathLike[str]) -> dict[str, list[Segment]]:

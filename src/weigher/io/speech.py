@@ -9,7 +9,7 @@ from pathlib import Path
 
 from weigher.errors import RequestError
 from weigher.io.rows import text_of
-from weigher.io.rttm import read_rttm, read_uem
+from weigher.io.rttm import read_uem, rttm_turns
 
 Regions = tuple[tuple[float, float], ...]
 """Start and end in seconds, in order, none touching the next."""
@@ -86,10 +86,12 @@ def read_speech_of_all(path: str | os.PathLike[str]) -> dict[str, Regions]:
         raise RequestError(f"{source} holds labels of one recording; name one, or give RTTM or UEM for several")
     if kind not in _KINDS:
         raise RequestError(f"speech is read from {source}; its name needs to end in {', '.join(_KINDS)}")
+    told: dict[str, list[tuple[float, float]]] = {}
     if kind == ".uem":
         told = read_uem(source)
     else:
-        told = {name: [(turn.start, turn.end) for turn in turns] for name, turns in read_rttm(source).items()}
+        for name, turn in rttm_turns(source):  # a recording of turns of no length alone is told of: nobody speaks
+            told.setdefault(name, []).append((turn.start, turn.end))
     return {name: joined(regions) for name, regions in told.items()}
 
 

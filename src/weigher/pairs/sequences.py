@@ -34,6 +34,7 @@ from weigher.train.loop import History
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
+
 _TEMPERATURE = 0.05  # of four, the best for voices by either way (`weigher study seqclr`)
 
 

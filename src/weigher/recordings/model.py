@@ -70,6 +70,8 @@ class LabelHead(nn.Module):
 
     >>> LabelHead(256, 40)(torch.randn(2, 5, 256)).shape
     torch.Size([2, 5, 40])
+    >>> [round(LabelHead(8, labels).bias.item(), 2) for labels in (3, 1000)]
+    [-4.0, -6.91]
     """
 
     def __init__(self, embedding: int, labels: int) -> None:

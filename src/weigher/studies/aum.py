@@ -16,7 +16,7 @@ Then networks learn anew, C outputs and dropping rates, from what AUM and cleanl
 labels alone; they are tested on right labels. Nothing is chosen by the test.
 
 small: about 13 minutes for three seeds on two idle cores. full: of CIFAR-10 25,000 images and a residual network; about
-four hours for three seeds on one core (extrapolated from one pass).
+five hours for three seeds on one core (extrapolated from one pass).
 """
 
 from __future__ import annotations
@@ -81,7 +81,6 @@ SIZES = {
             final_epochs=8,
             width=32,
             augment="mirror",
-            folds=2,
             network="residual",
             learning_rate=0.01,
             weight_decay=5e-4,

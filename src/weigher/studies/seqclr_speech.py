@@ -10,13 +10,11 @@ import torch
 from torch import Tensor
 
 from weigher.core.contrast import unit
-from weigher.core.pooling import mean_pool
-from weigher.core.weights import length_mask
 from weigher.io.voices import Voices, read_voices
 from weigher.pairs.methods import LossConfig
 from weigher.pairs.pretraining import PretrainConfig
 from weigher.pairs.seqclr import InstanceMapping, SeqCLRConfig
-from weigher.pairs.sequences import SequenceConfig, pretrain_sequences
+from weigher.pairs.sequences import SequenceConfig, encode_sequences, pretrain_sequences
 from weigher.recordings.encoder import EncoderConfig, FrameEncoder
 from weigher.recordings.pretrained_encoder import Hearing
 from weigher.studies.diarization import equal_error_rate
@@ -103,20 +101,9 @@ def taught_by_speech(
     return encoder
 
 
-@torch.no_grad()
 def utterance_embeddings(encoder: FrameEncoder, utterances: list[np.ndarray]) -> Tensor:
-    """Return the mean of the frame embeddings of each utterance [n, e], in evaluation mode."""
-    hearing, was_training = Hearing(encoder), encoder.training
-    hearing.eval()
-    found = []
-    for start in range(0, len(utterances), 32):
-        part = utterances[start : start + 32]
-        lengths = torch.tensor([len(one) for one in part])
-        values = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(one).float() for one in part], batch_first=True)
-        frames, real = hearing(values, lengths)
-        found.append(mean_pool(frames, 1, length_mask(real, frames.shape[1])[..., None]))
-    encoder.train(was_training)
-    return torch.cat(found)
+    """Return the mean of all frame embeddings of each utterance [n, e], in evaluation mode."""
+    return encode_sequences(Hearing(encoder), utterances, frames=max(map(len, utterances)))
 
 
 def voices_apart(embeddings: Tensor, who: np.ndarray, centre: Tensor) -> tuple[float, float]:
@@ -151,6 +138,6 @@ def speech_figures(
         encoder = taught_by_speech(speech, method, size, seed, temperature=temperature)
     else:
         encoder = taught_by_speech(speech, None, size, seed, temperature=temperature)
-    seen = utterance_embeddings(encoder, speech.seen)
-    error, nearest = voices_apart(utterance_embeddings(encoder, speech.unseen), speech.who, seen.mean(0))
+    seen, unseen = (utterance_embeddings(encoder, part) for part in (speech.seen, speech.unseen))
+    error, nearest = voices_apart(unseen, speech.who, seen.mean(0))
     return error, nearest, voices_apart(seen, speech.seen_who, seen.mean(0))[0]
