@@ -197,7 +197,7 @@ def test_each_worker_has_its_own_gpu(monkeypatch):
 )
 def test_precision_is_mixed_where_the_device_has_it(monkeypatch, device, has_it, precision, mixed):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: has_it)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_it}, raising=False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True, "amx_bf16": has_it}, raising=False)
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     context = autocast(torch.device(device), precision)
     assert context._enabled is mixed

@@ -63,7 +63,7 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Return the context in which a model runs: "float32", "bfloat16" (mixed), or "auto", mixed where it is fast.
 
-    That is on a GPU that has bfloat16, and on a CPU with instructions for it. Weights, gradients and optimizer stay in
+    That is on a GPU that has bfloat16, and on a CPU with tiles (AMX) for it. Weights, gradients and optimizer stay in
     the model's own type. Raises RequestError for a GPU without bfloat16.
     """
     has_it = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
@@ -75,9 +75,9 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def _cpu_multiplies_bfloat16() -> bool:
-    """Say whether this processor has instructions for bfloat16; without them it would be slower than float32."""
+    """Say whether this processor multiplies bfloat16 faster than float32; AVX-512 without tiles is slower."""
     known = getattr(torch.cpu, "get_capabilities", dict)()  # not in older versions of torch
-    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+    return bool(known.get("amx_bf16"))
 
 
 def rank() -> int:
