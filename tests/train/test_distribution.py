@@ -197,11 +197,21 @@ def test_each_worker_has_its_own_gpu(monkeypatch):
 )
 def test_precision_is_mixed_where_the_device_has_it(monkeypatch, device, has_it, precision, mixed):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: has_it)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True, "amx_bf16": has_it}, raising=False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_it}, raising=False)
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     context = autocast(torch.device(device), precision)
     assert context._enabled is mixed
     assert context.fast_dtype is torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("processor", "tiles", "mixed"),
+    [("Intel Xeon", False, False), ("Intel Xeon", True, True), ("AMD EPYC", False, True)],
+)
+def test_vectors_of_bfloat16_are_not_enough_on_an_intel_processor(monkeypatch, processor, tiles, mixed):
+    known = {"avx512_bf16": True, "amx_bf16": tiles, "cpu_name": processor}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
+    assert autocast(torch.device("cpu"), "auto")._enabled is mixed
 
 
 def test_bfloat16_asked_for_on_a_gpu_without_it(monkeypatch):
