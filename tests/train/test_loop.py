@@ -200,6 +200,39 @@ def test_the_last_step_is_validated_and_without_validation_the_last_weights_stay
     assert (history.validation, history.best_step, history.best_score, history.step) == ((), None, None, 3)
 
 
+@pytest.mark.parametrize(("share", "first"), [(0.0, 1), (0.5, 6), (0.55, 6), (0.9, 10)])
+@pytest.mark.parametrize("validated", [False, True])
+def test_the_mean_of_the_last_weights_is_what_is_validated_and_kept(share, first, validated):
+    iterates, seen = {}, {}
+
+    def remember(k, model):  # before step k the weights are those after step k - 1
+        iterates[k - 1] = parameters(model)
+
+    def validate(model):
+        seen[len(iterates)] = parameters(model)
+        return {"score": float(len(iterates))}
+
+    def parameters(model):
+        return nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+
+    plain, averaged = mlp(), mlp()
+    plan = {"steps": 10, "learning_rate": 0.05, "warmup_steps": 2, "validate_every": 5}
+    fit(plain, step, batches, LoopConfig(**plan), device="cpu")
+    check = {"validate": validate} if validated else {}
+    config = LoopConfig(**plan, average_from=share)
+    fit(averaged, step, batches, config, device="cpu", on_step=remember, **check)
+    iterates[10] = parameters(plain)  # averaging does not change where the steps lead
+
+    def mean(last):
+        return torch.stack([iterates[k] for k in range(first, last + 1)]).mean(0) if first <= last else iterates[last]
+
+    assert torch.allclose(parameters(averaged), mean(10), rtol=1e-12)
+    if validated:
+        assert sorted(seen) == [5, 10]
+        for k, weights in seen.items():
+            assert torch.allclose(weights, mean(k), rtol=1e-12)
+
+
 def test_time_limit_counts_earlier_parts_of_the_run(tmp_path):
     def slow(k, generator):
         time.sleep(0.05)
@@ -333,7 +366,7 @@ def test_a_method_that_breaks_the_interface_is_told_so(fault):
     [
         *(("steps", 0), ("learning_rate", 0.0), ("learning_rate", math.nan), ("warmup_steps", -1), ("floor", 1.5)),
         *(("weight_decay", -0.1), ("clip_norm", 0.0), ("validate_every", 0), ("patience", 0), ("precision", "float16")),
-        *(("seed", -1), ("time_limit_seconds", 0.0)),
+        *(("seed", -1), ("time_limit_seconds", 0.0), ("average_from", 1.0), ("average_from", -0.1)),
     ],
 )
 def test_settings_out_of_range_are_refused_by_name(name, value):

@@ -17,7 +17,7 @@ from torch import nn
 from weigher.train import LoopConfig, fit, load_tensors, read_metrics, state
 
 TIMES = {"seconds", "batch_seconds", "items_per_second"}
-CONFIG = LoopConfig(steps=9, learning_rate=0.05, warmup_steps=3, validate_every=3, seed=5)
+CONFIG = LoopConfig(steps=9, learning_rate=0.05, warmup_steps=3, validate_every=3, average_from=0.4, seed=5)
 
 
 class Net(nn.Module):

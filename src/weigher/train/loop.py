@@ -4,7 +4,9 @@
     rate(k) = learning_rate * k / warmup_steps                                       for k <= warmup_steps
               learning_rate * (floor + (1 - floor) * (1 + cos(pi * progress)) / 2)   after, progress from 0 to 1
 
-AdamW (Loshchilov and Hutter, arXiv 1711.05101), gradients clipped by their joint norm. All that is random in step k
+AdamW (Loshchilov and Hutter, arXiv 1711.05101), gradients clipped by their joint norm. Where asked for, the weights of
+all steps from a share of the training on are averaged (Izmailov et al., arXiv 1803.05407), and the mean is what is
+validated and kept: it forgets what single batches taught. All that is random in step k
 comes from (seed, k, worker), so a run that was stopped and resumed repeats on a CPU, bit for bit, one that was not.
 """
 
@@ -12,8 +14,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -48,6 +50,8 @@ class LoopConfig:
     """Learning rate of the last step, as a fraction of the highest."""
     weight_decay: float = 0.01
     """Decay of weight matrices per unit of learning rate; biases, norms and vectors have none."""
+    average_from: float | None = None
+    """Share of the steps after which weights are averaged; buffers stay as they are. None: no mean is taken."""
     clip_norm: float | None = 1.0
     """Greatest joint norm of the gradients; longer ones are shortened to it. None: as they are."""
     validate_every: int = 200
@@ -68,6 +72,7 @@ class LoopConfig:
             "warmup_steps": self.warmup_steps < 0,
             "floor": not 0 <= self.floor <= 1,
             "weight_decay": not 0 <= self.weight_decay < math.inf,
+            "average_from": self.average_from is not None and not 0 <= self.average_from < 1,
             "clip_norm": self.clip_norm is not None and not self.clip_norm > 0,
             "validate_every": self.validate_every < 1,
             "patience": self.patience is not None and self.patience < 1,
@@ -141,6 +146,8 @@ def fit(
 ) -> History:
     """Train `model` in place and return what happened; it ends with the best weights, where there was a validation.
 
+    Without one it ends with the last weights, or with their mean (`average_from`).
+
     `batches(k, generator)` makes the batch of step k = 1, 2, ... on every worker, from the generator and nothing else
     that changes. Its tensors (in dictionaries, lists, tuples, dataclasses) are moved to the device.
     `step(model, batch)` returns scalars: "loss" with its gradient, a mean over the batch; the number of "items" in it
@@ -185,6 +192,8 @@ def fit(
         raise KeyboardInterrupt(f"training was stopped after step {at.step}{kept}")
     if at.best:
         model.load_state_dict(at.best)
+    else:
+        run.put_weights(at.mean)
     train, validation = (tuple(one for one in records if one["kind"] == kind) for kind in ("train", "validation"))
     return History(train, validation, at.step, at.seconds, stopped, at.best_step, at.best_score)
 
@@ -247,7 +256,8 @@ class _Run:
         due = self.at.step % self.config.validate_every == 0  # step 0 too: a full disk is found out before the work
         is_new = self.at.validated < self.at.step
         if self.validate is not None and is_new and (due or stopped) and stopped != "interrupted":
-            self._validate(self.validate)
+            with self._mean_weights():
+                self._validate(self.validate)
             stopped = self._reason_to_stop()
         if due or stopped:
             self.save()
@@ -289,11 +299,42 @@ class _Run:
         self.is_torn = True
         self.optimizer.step()
         self.at.step, self.buffers = k, {}
+        self._average()
         self.at.seconds = time.monotonic() - self.begun
         per_second = numbers.pop("items") * distribution.world_size() / max(time.monotonic() - began, 1e-9)
         times = {"seconds": self.at.seconds, "batch_seconds": batch_seconds}
         self.metrics.add("train", k, {**times, "learning_rate": rate, "items_per_second": per_second, **numbers})
         self.is_torn = False
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Take the weights of a step into their mean, once it is time to."""
+        at, share = self.at, self.config.average_from
+        if share is None or at.step <= share * self.config.steps:
+            return
+        at.averaged += 1
+        for name, parameter in self.model.named_parameters():
+            if name in at.mean:
+                at.mean[name].lerp_(parameter, 1 / at.averaged)
+            else:
+                at.mean[name] = parameter.detach().clone()
+
+    @torch.no_grad()
+    def put_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Give the parameters that are named these values."""
+        for name, parameter in self.model.named_parameters():
+            if name in weights:
+                parameter.copy_(weights[name])
+
+    @contextmanager
+    def _mean_weights(self) -> Iterator[None]:
+        """Let the model have the mean of its weights, where one is taken, until the block ends."""
+        own = {name: parameter.detach().clone() for name, parameter in self.model.named_parameters() if self.at.mean}
+        self.put_weights(self.at.mean)
+        try:
+            yield
+        finally:
+            self.put_weights(own)
 
     def _over_workers(self, outputs: Mapping[str, Tensor | float], **own: Tensor | float) -> dict[str, float]:
         """Return all numbers of a step as means over the workers, and agree with them on whether to stop."""

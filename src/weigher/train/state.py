@@ -4,6 +4,7 @@ A checkpoint is a safetensors file (no pickle) whose metadata holds the rest as 
 
     model.NAME              weights and buffers of the model, by their names in `state_dict`
     best.NAME               the same at the best validation, where there was one
+    mean.NAME               mean of the weights over the steps averaged so far, where they are
     optimizer.SLOT.NAME     one entry of the optimizer (`exp_avg`, `exp_avg_sq`, `step`) for the parameter NAME
 
 Randomness needs no place in it: every step starts from generators made of (seed, step, worker), so that step k draws
@@ -49,7 +50,8 @@ class WriteError(WeigherError):
 class Position:
     """How far a run has come.
 
-    `step` steps done, the one last `validated`, the best validation so far and the number of those since (`stale`).
+    `step` steps done, the one last `validated`, the best validation so far and the number of those since (`stale`), the
+    mean of the weights and over how many steps it is (`averaged`).
     """
 
     step: int = 0
@@ -59,10 +61,12 @@ class Position:
     best_step: int | None = None
     best_score: float | None = None
     best: dict[str, Tensor] = field(default_factory=dict)
+    averaged: int = 0
+    mean: dict[str, Tensor] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
-        """Return all but the best weights, fit for JSON."""
-        return {name: value for name, value in vars(self).items() if name != "best"}
+        """Return all but the weights, fit for JSON."""
+        return {name: value for name, value in vars(self).items() if name not in ("best", "mean")}
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
@@ -181,6 +185,7 @@ def save_run(
     """Write everything a run needs to go on, with `extra` (JSON) beside it; raises WeigherError as `save_tensors`."""
     tensors = {f"model.{name}": tensor for name, tensor in weights_of(model).items()}
     tensors |= {f"best.{name}": tensor for name, tensor in position.best.items()}
+    tensors |= {f"mean.{name}": tensor for name, tensor in position.mean.items()}
     for name, parameter in model.named_parameters():
         for slot, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{slot}.{name}"] = value
@@ -194,7 +199,7 @@ def load_run(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ext
     run was started with: the run would then not be the same run.
     """
     tensors, record = load_tensors(path)
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "mean": {}, "optimizer": {}}
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
         parts.setdefault(part, {})[rest] = tensor
@@ -215,7 +220,10 @@ def load_run(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ext
         place = torch.device("cpu") if slot == "step" else parameters[owner].device  # AdamW counts on the CPU
         optimizer.state[parameters[owner]][slot] = tensor.to(place, copy=True)
     best = {name: tensor.clone() for name, tensor in parts["best"].items()}
-    return Position(**record["position"], best=best)
+    if strange := sorted(parts["mean"].keys() - parameters.keys()):
+        raise RequestError(f"{path}: {strange[0]} has a mean but is no parameter of this model; {_ADVICE}")
+    mean = {name: tensor.to(parameters[name].device, copy=True) for name, tensor in parts["mean"].items()}
+    return Position(**record["position"], best=best, mean=mean)
 
 
 def batch_generator(seed: int, step: int, rank: int = 0) -> np.random.Generator:
