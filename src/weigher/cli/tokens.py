@@ -28,7 +28,8 @@ class Options:
     model: Literal["rnn", "gru", "token-mlp", "weighted-mlp", "local-attention"] = "local-attention"
     """How words are read: one after the other, each alone, each alone with a weight, or each among its neighbours."""
     vectors: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Text file of word vectors to begin with (GloVe, word2vec); they are learned from scratch where not given."""
+    """Text file of word vectors to begin with (GloVe, word2vec); where not given, they begin by the words
+    that stand around each other in the texts."""
     window: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """With local-attention, words that one word looks at, itself included; odd (default 5)."""
     hidden: Annotated[int | None, tyro.conf.arg(metavar="N")] = None

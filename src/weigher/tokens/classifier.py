@@ -21,6 +21,7 @@ import torch
 
 from weigher.errors import RequestError
 from weigher.io.vectors import read_vectors
+from weigher.tokens.cooccurrence import neighbour_vectors
 from weigher.tokens.explanation import Explanation
 from weigher.tokens.folders import Saved, read_classifier, write_classifier
 from weigher.tokens.inputs import Label, Texts, are_texts, listed, listed_labels, sequences_of, split_all, two_classes
@@ -112,9 +113,15 @@ class SentimentClassifier:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             model = TokenScorer(known, config.scorer)
+        start = model.embedding.weight.data
         if vocabulary is not None and first:
-            rows = torch.from_numpy(vocabulary.ids(list(first)))
-            model.embedding.weight.data[rows] = torch.from_numpy(np.stack(list(first.values())))
+            start[torch.from_numpy(vocabulary.ids(list(first)))] = torch.from_numpy(np.stack(list(first.values())))
+        elif config.neighbours:
+            found = neighbour_vectors(
+                corpus, known, config.scorer.embedding, window=config.neighbours, seed=config.seed
+            )
+            placed = torch.from_numpy(np.flatnonzero(found.any(1)))
+            start[placed] = torch.from_numpy(found)[placed]
         folder = None if run_dir is None else Path(run_dir)
         if folder is not None:
             words = () if vocabulary is None else vocabulary.words

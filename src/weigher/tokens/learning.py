@@ -44,6 +44,10 @@ class ClassifierConfig:
     """Most words with a vector of their own; rare ones, mostly names, would be learned by heart."""
     word_dropout: float = 0.2
     """Share of tokens that are taken for unknown ones in training, which teaches what an unknown word says."""
+    neighbours: int = 5
+    """Places around each word in the texts from which its first vector is made; 0: vectors begin at random."""
+    averaged: float = 0.3
+    """Last share of the training whose weights are averaged; 0: the last weights count alone."""
     held_out: float = 0.05
     """Share of the texts that choose the best epoch and are not learned from; none where these are under 20."""
     longest: int = 1000
@@ -58,6 +62,8 @@ class ClassifierConfig:
             "least_count": self.least_count < 1,
             "most_words": self.most_words < 1,
             "word_dropout": not 0 <= self.word_dropout < 1,
+            "neighbours": self.neighbours < 0,
+            "averaged": not 0 <= self.averaged <= 1,
             "held_out": not 0 <= self.held_out < 1,
             "longest": self.longest < 1,
             "seed": self.seed < 0,
@@ -129,6 +135,7 @@ def learn(
         learning_rate=config.learning_rate,
         warmup_steps=warmup,
         weight_decay=config.weight_decay,
+        average_from=1 - config.averaged if config.averaged else None,
         validate_every=-(-len(plan) // config.epochs),
         precision="float32",  # hundreds of steps of a recurrence add up their rounding
         seed=config.seed,

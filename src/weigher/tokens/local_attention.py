@@ -147,7 +147,7 @@ def first_bias(heads: int, window: int) -> Float[Tensor, "h window"]:
 
 
 class LocalAttention(nn.Module):
-    """A token and what it finds around it: x + W_o attention(W_q x, W_k x, W_v x), with several heads.
+    """A token and what it finds around it: x + dropout(W_o attention(W_q x, W_k x, W_v x)), with several heads.
 
     The skip connection keeps the word itself, and its gradient. Shapes: x `[b, t, e]`, mask `[b, t]` -> `[b, t, e]`.
     Raises RequestError where the heads do not divide e.
@@ -156,7 +156,7 @@ class LocalAttention(nn.Module):
     torch.Size([3, 7, 8])
     """
 
-    def __init__(self, embedding: int, window: int, heads: int) -> None:
+    def __init__(self, embedding: int, window: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
         window_radius(window)
         if embedding % heads:
@@ -164,6 +164,7 @@ class LocalAttention(nn.Module):
         self.window, self.heads = window, heads
         self.project = nn.Linear(embedding, 3 * embedding)
         self.out = nn.Linear(embedding, embedding)
+        self.dropout = nn.Dropout(dropout)
         self.bias = nn.Parameter(first_bias(heads, window))
         # at torch's default scale neighbours are so faint beside the word itself that "not good" is hardly ever learned
         for matrix in (*self.project.weight.split(embedding), self.out.weight):
@@ -175,4 +176,4 @@ class LocalAttention(nn.Module):
         """Return the tokens in their surroundings."""
         q, k, v = self.project(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # [b, h, t, d] each
         found = windowed_attention(q, k, v, self.window, bias=self.bias, mask=mask)
-        return x + self.out(found.transpose(1, 2).flatten(2))
+        return x + self.dropout(self.out(found.transpose(1, 2).flatten(2)))

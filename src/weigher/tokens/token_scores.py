@@ -59,7 +59,8 @@ class ScorerConfig:
     heads: int = 5
     """Attention heads (local-attention); they divide the embedding."""
     dropout: float = 0.5
-    """Share of the channels of word vectors that are left out in training; the narrow layers above bear none."""
+    """Share of the channels of word vectors, and of what attention finds, that are left out in training; the narrow
+    layers above bear none."""
 
     def __post_init__(self) -> None:
         if self.model not in MODELS:
@@ -151,7 +152,7 @@ class TokenScorer(nn.Module):
             self.head: nn.Module = nn.Linear(config.hidden, 1, bias=False)
         else:
             if config.model == "local-attention":
-                self.attention = LocalAttention(config.embedding, config.window, config.heads)
+                self.attention = LocalAttention(config.embedding, config.window, config.heads, config.dropout)
             outputs = 2 if config.is_weighted else 1
             self.head = token_network(config.embedding, config.layers, outputs)
 

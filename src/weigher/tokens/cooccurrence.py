@@ -1,0 +1,99 @@
+"""First word vectors, from the texts themselves: words that stand among the same words begin alike.
+
+    c_ij    how often j stands up to `window` places from i in a text, each time counted as 1 / distance
+    m_ij    max(0, log(c_ij / (c_i p_j))),   c_i = sum_j c_ij,   p_j = c_j^(3/4) / sum_k c_k^(3/4)
+    m ~ U S V^T, truncated;   the vector of i is row i of U S^(1/2), scaled to the length of a random start
+
+No label is needed for that. Words that the labels hardly speak of, being rare, then stand where their like do, instead
+of being learned by heart from the few texts that hold them.
+
+Source: Levy, Goldberg, Dagan 2015, "Improving distributional similarity with lessons learned from word embeddings"
+(positive pointwise mutual information, the power 3/4, the root of S); 1 / distance as GloVe, Pennington et al. 2014.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+from scipy.sparse.linalg import svds
+
+from weigher.errors import RequestError
+from weigher.tokens.sequences import Sequences
+
+_TOKENS = 5_000_000  # of a part of the corpus that is counted at once
+_POWER = 0.75
+_MOST = 50_000  # tokens that are placed: others are too rare to have a place, and would fill the memory
+_DENSE = 500  # tokens up to which all singular vectors are computed
+
+
+def count_neighbours(corpus: Sequences, tokens: int, window: int) -> sparse.csr_array:
+    """Return how often each token stands near each other one, c of the header, symmetric float64 `[tokens, tokens]`.
+
+    Ids from `tokens` on, unknown words, take up a place and count for nothing. Raises RequestError for a window below
+    1.
+
+    >>> count_neighbours(Sequences.of([[0, 1, 1], [2, 0]]), 3, window=2).toarray().tolist()
+    [[0.0, 1.5, 1.0], [1.5, 2.0, 0.0], [1.0, 0.0, 0.0]]
+    """
+    if window < 1:
+        raise RequestError(f"window = {window}; words have neighbours from 1 place away on")
+    counts = sparse.csr_array((tokens, tokens))
+    texts = np.repeat(np.arange(len(corpus)), corpus.lengths)
+    for begin in range(0, len(corpus.tokens), _TOKENS):
+        part = slice(begin, begin + _TOKENS + window)  # pairs whose first token is in this part
+        ids, owners = corpus.tokens[part], texts[part]
+        for distance in range(1, min(window, len(ids) - 1) + 1):
+            first, second = ids[:-distance][:_TOKENS], ids[distance:][:_TOKENS]
+            near = (owners[:-distance] == owners[distance:])[:_TOKENS] & (first < tokens) & (second < tokens)
+            weights = np.full(int(near.sum()), 1 / distance)
+            counts = counts + sparse.coo_array((weights, (first[near], second[near])), shape=counts.shape).tocsr()
+    return counts + counts.T
+
+
+def positive_information(counts: sparse.csr_array) -> sparse.csr_array:
+    """Return the positive pointwise mutual information m of the header, of counts `[n, n]` as `count_neighbours` gives.
+
+    >>> positive_information(sparse.csr_array(np.array([[0.0, 2.0], [2.0, 0.0]]))).toarray().round(3).tolist()
+    [[0.0, 0.693], [0.693, 0.0]]
+    """
+    found = counts.tocoo()
+    row, column = found.coords
+    totals = np.asarray(counts.sum(axis=1)).ravel()
+    expected = totals**_POWER
+    expected = expected / max(expected.sum(), np.finfo(np.float64).tiny)
+    information = np.log(found.data / (totals[row] * expected[column]))
+    above = information > 0
+    return sparse.csr_array((information[above], (row[above], column[above])), shape=counts.shape)
+
+
+def neighbour_vectors(corpus: Sequences, tokens: int, width: int, *, window: int = 5, seed: int = 0) -> np.ndarray:
+    """Return a vector for each token, float32 `[tokens, width]`, each of length 0.1 sqrt(width).
+
+    The 50,000 most frequent tokens are placed; the others, and those without neighbours, have zeros. Channels that few
+    tokens do not need are 0.
+
+    >>> vectors = neighbour_vectors(Sequences.of([[0, 2], [1, 2]]), tokens=3, width=4)
+    >>> bool(np.allclose(vectors[0], vectors[1], atol=1e-6)), bool(abs(vectors[0] @ vectors[2]) < 1e-6)
+    (True, True)
+    """
+    frequent = np.argsort(-np.bincount(corpus.tokens, minlength=tokens)[:tokens], kind="stable")[:_MOST]
+    count = len(frequent)
+    place = np.full(max(tokens, int(corpus.tokens.max(initial=0)) + 1), count)
+    place[frequent] = np.arange(count)
+    known = Sequences(place[corpus.tokens], corpus.offsets)
+    information = positive_information(count_neighbours(known, count, window))
+    if count <= max(_DENSE, width):
+        left, sizes, _ = np.linalg.svd(information.toarray())
+    else:
+        start = np.random.default_rng(seed).standard_normal(count)
+        ascending: Any = svds(information, k=width, v0=start)
+        left, sizes = ascending[0][:, ::-1], ascending[1][::-1]
+    kept = min(width, count)
+    found = left[:, :kept] * np.sqrt(sizes[:kept])
+    lengths = np.linalg.norm(found, axis=1, keepdims=True)
+    is_placed = lengths > 1e-6 * np.sqrt(sizes.max(initial=0.0))  # what rounding left of nothing is not scaled up
+    vectors = np.zeros((tokens, width), np.float32)
+    vectors[frequent, :kept] = np.where(is_placed, 0.1 * width**0.5 * found / np.where(is_placed, lengths, 1), 0)
+    return vectors

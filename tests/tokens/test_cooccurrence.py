@@ -1,0 +1,81 @@
+"""First word vectors from neighbours: counts by brute force, information by its definition, vectors by all of SVD."""
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from weigher.errors import RequestError
+from weigher.tokens import cooccurrence
+from weigher.tokens.cooccurrence import count_neighbours, neighbour_vectors, positive_information
+from weigher.tokens.sequences import Sequences
+
+
+def made_up(seed=0, texts=40, tokens=12, unknown=3):
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, tokens + unknown, rng.integers(0, 15)) for _ in range(texts)]
+
+
+def counted(texts, tokens, window):
+    found = np.zeros((tokens, tokens))
+    for text in texts:
+        for i, first in enumerate(text):
+            for j, second in enumerate(text):
+                if 0 < abs(i - j) <= window and first < tokens and second < tokens:
+                    found[first, second] += 1 / abs(i - j)
+    return found
+
+
+@pytest.mark.parametrize("window", [1, 2, 5, 100])
+@pytest.mark.parametrize("part", [1, 7, 5_000_000])
+def test_neighbours_are_counted_within_texts_alone(monkeypatch, window, part):
+    monkeypatch.setattr(cooccurrence, "_TOKENS", part)  # a corpus is counted in parts, whose borders must not show
+    texts = made_up()
+    found = count_neighbours(Sequences.of(texts), 12, window).toarray()
+    assert np.allclose(found, counted(texts, 12, window), rtol=1e-12)
+
+
+def test_nothing_to_count():
+    for texts in ([], [[]], [[3]], [[], [1], []], [[9, 9]]):
+        assert count_neighbours(Sequences.of(texts), 5, 3).nnz == 0
+        assert not neighbour_vectors(Sequences.of(texts), 5, 4).any()
+    with pytest.raises(RequestError, match="window = 0"):
+        count_neighbours(Sequences.of([[1, 2]]), 5, 0)
+
+
+def test_information_is_that_of_the_definition():
+    counts = counted(made_up(1), 12, 3)
+    context = counts.sum(0) ** 0.75 / (counts.sum(0) ** 0.75).sum()
+    with np.errstate(divide="ignore"):
+        wanted = np.maximum(0, np.log(counts / counts.sum(1, keepdims=True) / context))
+    assert (wanted > 0).sum() > 20
+    assert np.allclose(positive_information(sparse.csr_array(counts)).toarray(), wanted)
+
+
+@pytest.mark.parametrize("dense", [500, 5])
+def test_vectors_are_the_first_singular_ones_by_either_way(monkeypatch, dense):
+    monkeypatch.setattr(cooccurrence, "_DENSE", dense)  # below it all singular vectors are computed, above it the first
+    texts, width = made_up(2, texts=200), 4
+    vectors = neighbour_vectors(Sequences.of(texts), 12, width, window=2)
+    left, sizes, _ = np.linalg.svd(positive_information(sparse.csr_array(counted(texts, 12, 2))).toarray())
+    wanted = left[:, :width] * np.sqrt(sizes[:width])
+    wanted *= 0.1 * width**0.5 / np.linalg.norm(wanted, axis=1, keepdims=True)
+    assert np.allclose(vectors @ vectors.T, wanted @ wanted.T, atol=1e-6)  # a singular vector may be turned around
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 0.1 * width**0.5)
+    assert np.array_equal(vectors, neighbour_vectors(Sequences.of(texts), 12, width, window=2))
+
+
+def test_few_tokens_leave_channels_and_rare_ones_rows_of_zeros(monkeypatch):
+    texts = [[0, 2], [1, 2], [0, 2], [4]]
+    vectors = neighbour_vectors(Sequences.of(texts), 5, 8)
+    assert vectors.shape == (5, 8)
+    assert vectors.dtype == np.float32
+    assert [bool(row.any()) for row in vectors] == [True, True, True, False, False]
+    assert np.allclose(vectors[0], vectors[1], atol=1e-6)  # the same neighbours
+    monkeypatch.setattr(cooccurrence, "_MOST", 2)  # 2 and 0 are the most frequent
+    assert [bool(row.any()) for row in neighbour_vectors(Sequences.of(texts), 5, 8)] == [
+        True,
+        False,
+        True,
+        False,
+        False,
+    ]
