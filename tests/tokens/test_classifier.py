@@ -6,6 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone, is_classifier
+from sklearn.model_selection import GridSearchCV, cross_val_score
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from weigher.errors import RequestError, WeigherError
@@ -235,6 +237,29 @@ def rewrite(folder, change):
     plain = json.loads((folder / "config.json").read_text())
     change(plain)
     (folder / "config.json").write_text(json.dumps(plain))
+
+
+def test_scikit_learn_clones_it_validates_it_and_searches_its_settings():
+    texts, labels = reviews(240)
+    words = ["bad" if label == 0 else "good" for label in labels]
+    classifier = SentimentClassifier(config=config(epochs=12), device="cpu")
+    fitted = classifier.fit(texts, words)
+    copy = clone(fitted)
+    assert copy.model_ is None
+    assert (
+        copy.get_params()
+        == fitted.get_params()
+        == {"model": None, "seed": None, "device": "cpu"} | {"config": config(epochs=12)}
+    )
+    scores = cross_val_score(copy, texts, words, cv=3, scoring="roc_auc")
+    assert scores.mean() > 0.8
+    grid = {"model": ["token-mlp", "weighted-mlp"], "config": [config(epochs=1), config(epochs=12)]}
+    search = GridSearchCV(copy, grid, cv=2).fit(texts, words)
+    assert search.best_params_["config"] == config(epochs=12)
+    assert search.best_estimator_.score(texts, words) > 0.9
+    assert is_classifier(copy)
+    with pytest.raises(RequestError, match="'epochs' is no parameter; there are model, seed, config, device"):
+        copy.set_params(epochs=3)
 
 
 @pytest.mark.parametrize("as_ids", [False, True])

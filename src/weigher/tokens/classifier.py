@@ -42,8 +42,8 @@ class SentimentClassifier:
 
     `fit(texts, labels)` takes texts, `fit(ids, labels, lengths)` padded ids `[n, t]` of any tokens, `fit(ids, labels)`
     a list of lists of them. `predict`, `predict_proba`, `decision_function` and `score` are those of scikit-learn,
-    `explain` returns an `Explanation`. After fit: `classes_` (two labels, sorted), `vocabulary_` (None for ids),
-    `history_`, `model_`.
+    whose `clone`, `cross_val_score` and `GridSearchCV` take the classifier; `explain` returns an `Explanation`. After
+    fit: `classes_` (two labels, sorted), `vocabulary_` (None for ids), `history_`, `model_`.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class SentimentClassifier:
         config: ClassifierConfig | None = None,
         device: str = "auto",
     ) -> None:
+        self._given = {"model": model, "seed": seed, "config": config, "device": device}
         config = config or ClassifierConfig()
         if model is not None:
             config = replace(config, scorer=replace(config.scorer, model=model))
@@ -64,6 +65,32 @@ class SentimentClassifier:
         self.classes_: tuple[Label, ...] = ()
         self.history_: History | None = None
         self._origin = Origin()
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return what the classifier was made with, so that scikit-learn can make another like it (`clone`)."""
+        return dict(self._given)
+
+    def set_params(self, **params: Any) -> SentimentClassifier:
+        """Make the classifier anew with other parameters (model, seed, config, device), as if never fitted.
+
+        >>> SentimentClassifier(seed=3).set_params(model="gru").get_params()["seed"]
+        3
+        """
+        if strange := sorted(params.keys() - self._given.keys()):
+            raise RequestError(f"{strange[0]!r} is no parameter; there are {', '.join(self._given)}")
+        SentimentClassifier.__init__(self, **{**self._given, **params})
+        return self
+
+    def __sklearn_tags__(self) -> Any:
+        """Tell scikit-learn, which asks where it is installed, that this is a classifier of two classes of texts."""
+        from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags
+
+        return Tags(
+            estimator_type="classifier",
+            target_tags=TargetTags(required=True),
+            classifier_tags=ClassifierTags(multi_class=False),
+            input_tags=InputTags(one_d_array=True, two_d_array=False, string=True),
+        )
 
     def fit(
         self,
