@@ -34,7 +34,9 @@ def test_neighbours_are_counted_within_texts_alone(monkeypatch, window, part):
     assert np.allclose(found, counted(texts, 12, window), rtol=1e-12)
 
 
-def test_nothing_to_count():
+@pytest.mark.parametrize("dense", [500, 2])
+def test_nothing_to_count(monkeypatch, dense):
+    monkeypatch.setattr(cooccurrence, "_DENSE", dense)
     for texts in ([], [[]], [[3]], [[], [1], []], [[9, 9]]):
         assert count_neighbours(Sequences.of(texts), 5, 3).nnz == 0
         assert not neighbour_vectors(Sequences.of(texts), 5, 4).any()

@@ -31,8 +31,8 @@ _DENSE = 500  # tokens up to which all singular vectors are computed
 def count_neighbours(corpus: Sequences, tokens: int, window: int) -> sparse.csr_array:
     """Return how often each token stands near each other one, c of the header, symmetric float64 `[tokens, tokens]`.
 
-    Ids from `tokens` on, unknown words, take up a place and count for nothing. Raises RequestError for a window below
-    1.
+    Ids from `tokens` on, unknown words, take up a place and count for nothing. Raises RequestError where no neighbour
+    is near enough to count (a window below 1).
 
     >>> count_neighbours(Sequences.of([[0, 1, 1], [2, 0]]), 3, window=2).toarray().tolist()
     [[0.0, 1.5, 1.0], [1.5, 2.0, 0.0], [1.0, 0.0, 0.0]]
@@ -84,6 +84,9 @@ def neighbour_vectors(corpus: Sequences, tokens: int, width: int, *, window: int
     place[frequent] = np.arange(count)
     known = Sequences(place[corpus.tokens], corpus.offsets)
     information = positive_information(count_neighbours(known, count, window))
+    vectors = np.zeros((tokens, width), np.float32)
+    if not information.nnz:
+        return vectors
     if count <= max(_DENSE, width):
         left, sizes, _ = np.linalg.svd(information.toarray())
     else:
@@ -93,7 +96,6 @@ def neighbour_vectors(corpus: Sequences, tokens: int, width: int, *, window: int
     kept = min(width, count)
     found = left[:, :kept] * np.sqrt(sizes[:kept])
     lengths = np.linalg.norm(found, axis=1, keepdims=True)
-    is_placed = lengths > 1e-6 * np.sqrt(sizes.max(initial=0.0))  # what rounding left of nothing is not scaled up
-    vectors = np.zeros((tokens, width), np.float32)
+    is_placed = lengths > 1e-6 * np.sqrt(sizes[0])  # what rounding left of nothing is not scaled up
     vectors[frequent, :kept] = np.where(is_placed, 0.1 * width**0.5 * found / np.where(is_placed, lengths, 1), 0)
     return vectors
