@@ -18,8 +18,8 @@ CONFIG = {
         "weigher": {"slots": 4, "heads": 2, "layers": 1},
     },
     "learn": {
-        "listen": {"steps": 120, "learning_rate": 0.01, "warmup_steps": 5, "validate_every": 60},
-        "listen_batch": 24,
+        "listen": {"steps": 240, "learning_rate": 0.004, "warmup_steps": 20, "validate_every": 120},
+        "listen_batch": 48,
         "listen_seconds": 2.0,
         "weigh": {"steps": 4, "learning_rate": 0.005, "warmup_steps": 1, "validate_every": 2},
         "weigh_batch": 4,
@@ -35,7 +35,7 @@ def recording(rng, cast):
     rows = []
     for turn in range(8):
         spectrum = 3 * np.cos(np.arange(BANDS) * (PEOPLE.index(cast[turn % len(cast)]) + 1) * np.pi / BANDS)
-        rows += [spectrum + rng.normal(0, 0.7, (int(rng.integers(40, 70)), BANDS)), rng.normal(-8, 0.3, (10, BANDS))]
+        rows += [spectrum + rng.normal(0, 0.4, (int(rng.integers(40, 70)), BANDS)), rng.normal(-8, 0.3, (10, BANDS))]
     return np.concatenate(rows).astype(np.float32)
 
 
