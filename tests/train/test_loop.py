@@ -233,6 +233,15 @@ def test_the_mean_of_the_last_weights_is_what_is_validated_and_kept(share, first
             assert torch.allclose(weights, mean(k), rtol=1e-12)
 
 
+def test_only_means_compete_once_there_is_one():
+    scores = [0.9, 0.5, 0.6, 0.4]
+    assert run_with_scores(scores)[0].best_step == 2
+    assert run_with_scores(scores, average_from=0.25)[0].best_step == 6  # the mean begins at step 3
+    assert run_with_scores(scores, average_from=0.8)[0].best_step == 8
+    _, weight, weights = run_with_scores(scores, average_from=0.25)
+    assert weight == pytest.approx(weights[2])
+
+
 def test_time_limit_counts_earlier_parts_of_the_run(tmp_path):
     def slow(k, generator):
         time.sleep(0.05)

@@ -51,7 +51,8 @@ class LoopConfig:
     weight_decay: float = 0.01
     """Decay of weight matrices per unit of learning rate; biases, norms and vectors have none."""
     average_from: float | None = None
-    """Share of the steps after which weights are averaged; buffers stay as they are. None: no mean is taken."""
+    """Share of the steps after which weights are averaged; buffers stay as they are. None: no mean is taken. The best
+    validation is then one of the mean, if there is any."""
     clip_norm: float | None = 1.0
     """Greatest joint norm of the gradients; longer ones are shortened to it. None: as they are."""
     validate_every: int = 200
@@ -392,12 +393,19 @@ class _Run:
         at.seconds = time.monotonic() - self.begun
         self.metrics.add("validation", at.step, {"seconds": at.seconds, **numbers})
         at.validated, at.stale, self.buffers = at.step, at.stale + 1, {}
-        if at.best_score is None or score > at.best_score:
+        if at.best_score is None or score > at.best_score or self._is_first_of_the_mean():
             at.best_step, at.best_score, at.stale = at.step, score, 0
             weights = state.weights_of(self.model)
             at.best = {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()}
             self._save_best(at)
         self.is_torn = False
+
+    def _is_first_of_the_mean(self) -> bool:
+        """Say whether weights are averaged now and were not when the run was best: the two do not compete.
+
+        A mean of few steps may score below a lucky single one on the examples held out, and is better on others.
+        """
+        return self.at.averaged > 0 and (self.at.best_step or 0) <= self.at.step - self.at.averaged
 
     def _save_best(self, at: state.Position) -> None:
         if self.run_dir is not None and self.rank == 0 and at.best:
