@@ -7,6 +7,7 @@ from weigher.core.margins import label_margin
 from weigher.errors import RequestError
 from weigher.examples import suspects
 from weigher.examples.area_under_margin import ThresholdClass
+from weigher.examples.early_stopping import corrupt_labels
 from weigher.examples.suspects import SuspectConfig, find_suspects, fit, logits_of, scaled, small_network
 
 CONFIG = SuspectConfig(epochs=6, batch=8, device="cpu")
@@ -140,3 +141,18 @@ def test_columns_are_scaled_by_themselves_and_images_together():
 def test_bad_requests_are_named(call, said):
     with pytest.raises(RequestError, match=said):
         call()
+
+
+def test_the_first_pass_does_not_begin_with_its_threshold_examples():
+    """With one generator for both, the first batches would hold nothing but the extra class, and the network say it."""
+    labels = torch.arange(600) % 5
+    chosen = ThresholdClass(labels, 5, seed=3).chosen(0)
+    given, wrong = corrupt_labels(labels, 0.2, classes=5, seed=3)
+    shown = []
+    config = SuspectConfig(epochs=1, batch=50, seed=3)
+    fit(torch.randn(600, 4), given, 6, config, seed=3, seen=lambda epoch, ids, logits: shown.append(ids))
+    assert sorted(torch.cat(shown).tolist()) == list(range(600))
+    for group in (chosen, wrong):
+        shares = torch.stack([group[ids].float().mean() for ids in shown])
+        assert shares.max() < 0.5  # of a batch; 1 where they come first
+    assert 0.05 < chosen[wrong].float().mean() < 0.35  # a sixth, however the labels are

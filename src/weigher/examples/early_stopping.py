@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from weigher.core.randomness import generator_for
 from weigher.errors import RequestError
 
 
@@ -42,7 +43,7 @@ def corrupt_labels(labels: Tensor, share: float, *, classes: int, seed: int) -> 
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise RequestError(f"labels from {int(labels.min())} to {int(labels.max())}: needed are 0 to {classes - 1}")
     _check_share(share, classes)
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_for("wrong labels", seed)
     wrong = torch.zeros(len(labels), dtype=torch.bool)
     wrong[torch.randperm(len(labels), generator=generator)[: round(share * len(labels))]] = True
     moved = torch.randint(1, max(classes, 2), (len(labels),), generator=generator)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from weigher.core.margins import label_margin
+from weigher.core.randomness import generator_for
 from weigher.core.records import Records
 from weigher.errors import RequestError
 from weigher.examples.area_under_margin import (
@@ -195,7 +196,7 @@ def fit(
         network = build(shape, outputs, config.width).to(device)
     x, labels = x.to(device), labels.to(device)
     context = autocast(device, "auto" if convolves else "float32")
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_for("order of examples", seed)  # not the one that chose them: see `generator_for`
     optimiser = torch.optim.SGD(
         network.parameters(),
         lr=config.learning_rate,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from weigher.core.margins import label_margin
+from weigher.core.randomness import generator_for
 from weigher.examples.area_under_margin import ThresholdClass
 from weigher.examples.early_stopping import corrupt_labels
 from weigher.examples.suspects import SuspectConfig, Suspects, find_suspects, fit, logits_of, scaled
@@ -127,7 +128,7 @@ def figures(images: Images, world: World, kind: str, share: float, seed: int) ->
 
 def held_out_logits(x: Tensor, given: Tensor, config: SuspectConfig, folds: int) -> Tensor:
     """Return logits [n, classes] of each example by a network that learned from the other folds."""
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(config.seed))
+    order = torch.randperm(len(x), generator=generator_for("folds", config.seed))
     logits = torch.empty(len(x), CLASSES)
     for number, part in enumerate(order.tensor_split(folds)):
         others = torch.ones(len(x), dtype=torch.bool)
