@@ -2,6 +2,7 @@ import json
 import statistics
 import subprocess
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,25 @@ def test_parts_are_kept_and_taken_up_again_by_the_same_code_only(tmp_path, monke
         resumed.part("seed 0, casts", compute)
     assert len(asked) == 3
     assert context(tmp_path).part("seed 0, casts", compute)["time"] == 4  # begun anew, whatever is there
+
+
+def test_seconds_of_a_resumed_study_count_its_kept_parts(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(harness.time, "perf_counter", lambda: now[0])
+
+    def work(seconds):
+        now[0] += seconds
+        return seconds
+
+    def run(context):
+        parts = {"first": 40.0, "second": 2.0}
+        return [Row.of("a", "x", [context.part(name, partial(work, seconds)) for name, seconds in parts.items()])]
+
+    study = Study("s", "00", "t", run=run)
+    assert harness.run_study(study, context(tmp_path)).seconds == 42.0
+    (tmp_path / "parts" / "second.json").unlink()
+    assert harness.run_study(study, replace(context(tmp_path), resume=True)).seconds == 42.0
+    assert now[0] == 44.0  # the first part was not computed again
 
 
 def test_studies_are_discovered_and_helpers_are_not(fakes):

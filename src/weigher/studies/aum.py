@@ -18,7 +18,7 @@ labels alone; they are tested on right labels. Nothing is chosen by the test.
 The strict cut and the epochs of the residual network were chosen by one run with another seed (100).
 
 small: about 13 minutes for three seeds on two idle cores. full: digits with all noise; for uniform noise on CIFAR-10
-25,000 images and a residual network; about four hours for three seeds on one core.
+25,000 images and a residual network; three seeds take some three hours on one core, as reckoned from one epoch.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ neither a figure nor a verdict is ever typed in.
 ``results.json`` holds ``study, card, budget, seeds, data, rows[{method, metric, mean, std, n}], claims[{claim, source,
 measured, held}], seconds, versions, commit``. ``seeds`` is their number K (seeds 0 to K - 1), ``data`` names what was
 read below the data folder, ``std`` is null where there was one seed, ``versions`` also says what ``hardware`` it was.
+``seconds`` is the time that the work took; of a study that was stopped and resumed, with that of its kept parts.
 """
 
 import difflib
@@ -154,6 +155,8 @@ class Context:
     progress: Callable[[str, int, int], None]
     resume: bool = False
     used: list[str] = field(default_factory=list)
+    kept_seconds: list[float] = field(default_factory=list)
+    """What each part that was taken as it stands had taken when it was made."""
 
     def has(self, name: str) -> bool:
         """Say whether `name` (such as ``speech/timings/ami``) lies in the data folder."""
@@ -186,10 +189,14 @@ class Context:
                     "budget, or begin anew without --resume"
                 )
             self.used.extend(name for name in kept["data"] if name not in self.used)
+            self.kept_seconds.append(kept["seconds"])
             return kept["value"]
+        started = time.perf_counter()
         value = compute()
+        seconds = round(time.perf_counter() - started, 3)
+        told = {"made_by": made_by, "seconds": seconds, "data": self.used, "value": value}
         with writing(path, "w") as file:
-            json.dump({"made_by": made_by, "data": self.used, "value": value}, file, indent=2, allow_nan=False)
+            json.dump(told, file, indent=2, allow_nan=False)
         return value
 
 
@@ -286,7 +293,7 @@ def run_study(study: Study, context: Context) -> Result:
         data=list(context.used),
         rows=rows,
         claims=[judge(claim, rows) for claim in study.claims],
-        seconds=round(time.perf_counter() - started, 1),
+        seconds=round(time.perf_counter() - started + sum(context.kept_seconds), 1),
         versions={**versions(), "hardware": hardware()},
         commit=commit(),
     )
