@@ -13,7 +13,8 @@ from torch import nn
 
 from weigher.errors import RequestError, WeigherError
 from weigher.train import LoopConfig, batch_generator, fit, load_tensors
-from weigher.train.loop import learning_rate, parameter_groups
+from weigher.train.loop import learning_rate
+from weigher.train.parameters import parameter_groups
 
 
 def mlp(seed=0):

@@ -6,16 +6,16 @@
 
 AdamW (Loshchilov and Hutter, arXiv 1711.05101), gradients clipped by their joint norm. Where asked for, the weights of
 all steps from a share of the training on are averaged (Izmailov et al., arXiv 1803.05407), and the mean is what is
-validated and kept: it forgets what single batches taught. All that is random in step k
-comes from (seed, k, worker), so a run that was stopped and resumed repeats on a CPU, bit for bit, one that was not.
+validated and kept: it forgets what single batches taught. All that is random in step k comes from (seed, k, worker), so
+a run that was stopped and resumed repeats on a CPU, bit for bit, one that was not.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -27,12 +27,12 @@ from torch import Tensor, nn
 from weigher.errors import RequestError, WeigherError
 from weigher.train import distribution, state
 from weigher.train.logging import Metrics, Record
+from weigher.train.parameters import add_to_mean, parameter_groups, parameters_replaced, put_parameters
 
 M = TypeVar("M", bound=nn.Module)
 B = TypeVar("B")
 Stopped = Literal["steps", "patience", "time limit"]
 _OWN = {"kind", "step", "seconds", "batch_seconds", "learning_rate", "gradient_norm", "items_per_second"}
-_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
 _FREE = ("steps", "patience", "validate_every", "time_limit_seconds")  # settings a resumed run may change
 
 
@@ -111,26 +111,6 @@ def learning_rate(step: int, config: LoopConfig) -> float:
     return config.learning_rate * (config.floor + (1 - config.floor) * (1 + math.cos(math.pi * progress)) / 2)
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Split parameters in those that decay (matrices) and those that do not: biases, norms, vectors, scalars.
-
-    Frozen parameters are in it, so that a method may thaw them later. Raises RequestError where all are frozen.
-
-    >>> groups = parameter_groups(nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2)), 0.1)
-    >>> [(group["weight_decay"], len(group["params"])) for group in groups]
-    [(0.1, 1), (0.0, 3)]
-    """
-    norms = {parameter for module in model.modules() if isinstance(module, _NORMS) for parameter in module.parameters()}
-    decay, free = [], []
-    for name, parameter in model.named_parameters():
-        is_free = parameter.dim() < 2 or parameter in norms or name.rpartition(".")[2] == "bias"
-        (free if is_free else decay).append(parameter)
-    if not any(parameter.requires_grad for parameter in decay + free):
-        raise RequestError(f"{type(model).__name__} has no parameter to train; thaw one (requires_grad_(True))")
-    groups = ({"params": decay, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0})
-    return [group for group in groups if group["params"]]
-
-
 def fit(
     model: M,
     step: Callable[[M, B], Mapping[str, Tensor | float]],
@@ -194,7 +174,7 @@ def fit(
     if at.best:
         model.load_state_dict(at.best)
     else:
-        run.put_weights(at.mean)
+        put_parameters(model, at.mean)
     train, validation = (tuple(one for one in records if one["kind"] == kind) for kind in ("train", "validation"))
     return History(train, validation, at.step, at.seconds, stopped, at.best_step, at.best_score)
 
@@ -257,7 +237,7 @@ class _Run:
         due = self.at.step % self.config.validate_every == 0  # step 0 too: a full disk is found out before the work
         is_new = self.at.validated < self.at.step
         if self.validate is not None and is_new and (due or stopped) and stopped != "interrupted":
-            with self._mean_weights():
+            with parameters_replaced(self.model, self.at.mean):
                 self._validate(self.validate)
             stopped = self._reason_to_stop()
         if due or stopped:
@@ -307,35 +287,12 @@ class _Run:
         self.metrics.add("train", k, {**times, "learning_rate": rate, "items_per_second": per_second, **numbers})
         self.is_torn = False
 
-    @torch.no_grad()
     def _average(self) -> None:
         """Take the weights of a step into their mean, once it is time to."""
         at, share = self.at, self.config.average_from
-        if share is None or at.step <= share * self.config.steps:
-            return
-        at.averaged += 1
-        for name, parameter in self.model.named_parameters():
-            if name in at.mean:
-                at.mean[name].lerp_(parameter, 1 / at.averaged)
-            else:
-                at.mean[name] = parameter.detach().clone()
-
-    @torch.no_grad()
-    def put_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Give the parameters that are named these values."""
-        for name, parameter in self.model.named_parameters():
-            if name in weights:
-                parameter.copy_(weights[name])
-
-    @contextmanager
-    def _mean_weights(self) -> Iterator[None]:
-        """Let the model have the mean of its weights, where one is taken, until the block ends."""
-        own = {name: parameter.detach().clone() for name, parameter in self.model.named_parameters() if self.at.mean}
-        self.put_weights(self.at.mean)
-        try:
-            yield
-        finally:
-            self.put_weights(own)
+        if share is not None and at.step > share * self.config.steps:
+            at.averaged += 1
+            add_to_mean(at.mean, self.model, at.averaged)
 
     def _over_workers(self, outputs: Mapping[str, Tensor | float], **own: Tensor | float) -> dict[str, float]:
         """Return all numbers of a step as means over the workers, and agree with them on whether to stop."""
