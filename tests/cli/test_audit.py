@@ -18,7 +18,7 @@ CONFIG = {
         "weigher": {"slots": 4, "heads": 2, "layers": 1},
     },
     "learn": {
-        "listen": {"steps": 240, "learning_rate": 0.004, "warmup_steps": 20, "validate_every": 120},
+        "listen": {"steps": 480, "learning_rate": 0.004, "warmup_steps": 20, "validate_every": 240},
         "listen_batch": 48,
         "listen_seconds": 2.0,
         "weigh": {"steps": 4, "learning_rate": 0.005, "warmup_steps": 1, "validate_every": 2},
@@ -35,7 +35,7 @@ def recording(rng, cast):
     rows = []
     for turn in range(8):
         spectrum = 3 * np.cos(np.arange(BANDS) * (PEOPLE.index(cast[turn % len(cast)]) + 1) * np.pi / BANDS)
-        rows += [spectrum + rng.normal(0, 0.4, (int(rng.integers(40, 70)), BANDS)), rng.normal(-8, 0.3, (10, BANDS))]
+        rows += [spectrum + rng.normal(0, 0.7, (int(rng.integers(40, 70)), BANDS)), rng.normal(-8, 0.3, (10, BANDS))]
     return np.concatenate(rows).astype(np.float32)
 
 
@@ -128,7 +128,7 @@ def test_a_run_without_planted_names_ranks_and_says_that_it_has_no_cut_off(world
 
 
 def test_new_names_stand_beside_the_old_ones_which_stay_what_they_are(world):
-    quick = ["--listen-steps", "30", "--weigh-steps", "3"]
+    quick = ["--listen-steps", "60", "--weigh-steps", "3"]
     assert train(world, "more", "new.csv", "--from", str(world / "run"), *quick) == 0
     old, new = read_start(world / "run"), read_start(world / "more")
     assert old.labels == ("Ann", "Ben Ü", "Cid", "Dee")
