@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from weigher.cli.main import main
 from weigher.io.features import Features, write_features
 from weigher.io.manifest import write_cast_csv
 from weigher.recordings.adapt import kept_start, read_start
+from weigher.recordings.audit import audit_run
 
 HOP, BANDS, PEOPLE = 0.02, 12, ("Ann", "Ben Ü", "Cid", "Dee", "Eve", "Flo")
 CONFIG = {
@@ -98,6 +100,17 @@ def test_the_table_and_the_file_hold_the_same_rows(world, capsys, tmp_path):
         assert row["file_name"] in shown
         assert row["times"] in shown
     assert shown.count("*") - 2 == sum(row["likely"] == "yes" for row in rows)  # two in the titles
+
+
+def test_a_voice_that_training_lost_is_named(world, capsys, monkeypatch):
+    found, told = audit_run(world / "run", top=1)
+    assert found.lost == ()
+    monkeypatch.setattr("weigher.recordings.audit.audit_run", lambda *_, **__: (replace(found, lost=(1,)), told))
+    capsys.readouterr()
+    assert main(["audit", str(world / "run"), "--json"]) == 0
+    output = capsys.readouterr()
+    assert json.loads(output.out)["lost"] == ["Ben Ü"]
+    assert "every recording that lists Ben Ü is marked" in " ".join(output.err.split())
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,29 @@ def test_wrong_and_missing_names_come_first_and_cut_offs_are_percentiles():
     assert len(audit(known(), [[0, 1], [1], [2, 3]], 0.5, top=1).wrong) == 1
 
 
+@pytest.mark.parametrize(
+    ("margins", "lost"),
+    [([-9.0, -8.0, -7.0, 4.0], (2,)), ([-9.0, -8.0, -5.0, 4.0], ()), ([-9.0, -8.0, -np.inf, 4.0], ())],
+    ids=["all marked", "one above the cut-off", "only two were heard"],
+)
+def test_a_name_that_is_wrong_wherever_it_is_listed_was_lost_in_training(margins, lost):
+    best = np.array(
+        [[3.0, -9.0, margins[0]], [2.0, -9.0, margins[1]], [1.0, -9.0, margins[2]], [2.0, -6.0, margins[3]]]
+    )
+    heard = Heard(
+        np.broadcast_to(np.arange(3), (4, 3)),
+        best,
+        [best[i : i + 1] for i in range(4)],
+        np.array([-1, -1, -1, 1]),
+        True,
+    )
+    casts = [[0, 2, 1], [0, 2, 1], [0, 2], [0]]  # 1 is marked in both of its recordings: too few to tell
+    assert audit(heard, casts, 0.5).lost == lost
+    assert audit(heard, casts, 0.5, top=1).lost == lost  # whatever is shown
+    unplanted = Heard(heard.names, best, heard.blocks, np.full(4, -1), True)
+    assert audit(unplanted, casts, 0.5).lost == ()
+
+
 def test_without_planted_names_there_is_no_cut_off_for_wrong_ones():
     heard = known()
     nothing = Heard(heard.names, heard.best, heard.blocks, np.full(3, -1), every_name=True)

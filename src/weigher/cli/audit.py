@@ -44,13 +44,15 @@ def run(options: Options) -> int:
         raise RequestError(f"--top {options.top}: needed is 1 or more")
     found, told = audit_run(options.run, top=options.top, percentile=options.percentile)
     rows = [_row(one, told) for one in (*found.wrong, *found.missing)]
-    for note in _notes(found):
+    for note in _notes(found, told):
         console.message(note)
     if options.out is not None:
         _write(options.out, rows)
     if options.json:
         cut_offs = {"wrong_below": found.wrong_below, "missing_above": found.missing_above}
-        console.print_json({"suspects": rows, **cut_offs, "planted": found.planted, "unheard": found.unheard})
+        lost = [told.labels[label] for label in found.lost]
+        judged = {"planted": found.planted, "unheard": found.unheard, "lost": lost}
+        console.print_json({"suspects": rows, **cut_offs, **judged})
     elif options.out is None:
         _print(rows)
     return 0
@@ -67,7 +69,7 @@ def _row(one: Suspect, told: TrainingList) -> dict[str, object]:
     }
 
 
-def _notes(found: Audit) -> list[str]:
+def _notes(found: Audit, told: TrainingList) -> list[str]:
     notes = []
     if found.wrong_below is None:
         notes.append("no name was planted, so there is no cut-off for wrong ones; `weigher train --audit` plants some")
@@ -75,6 +77,11 @@ def _notes(found: Audit) -> list[str]:
         notes.append("the archive is too large for names that are not listed to be recorded: none can be missing")
     if found.unheard:
         notes.append(f"{found.unheard} listed names were in no part that was heard, and are not judged; train longer")
+    for name in (told.labels[label] for label in found.lost):
+        notes.append(
+            f"every recording that lists {name} is marked: sooner than in the list, the fault is in the training, "
+            "which never came to know that voice; train longer or with another --seed, and audit again"
+        )
     return notes
 
 

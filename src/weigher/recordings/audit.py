@@ -29,6 +29,7 @@ from weigher.train.state import load_tensors
 
 PERCENTILE = 50.0
 _PLACES = 3  # times to listen to, of one name
+_SEVERAL = 3  # recordings that list a name; fewer may well all be wrong
 _AROUND_SECONDS = 0.5
 _STATE = Path("listen") / "last.safetensors"
 
@@ -53,7 +54,8 @@ class Audit:
     """The ranking, likeliest first, both cut-offs, the names planted to learn the first, and those not judged.
 
     `wrong_below` is None where nothing was planted; `every_name` is False where the archive was too large to record
-    names that are not listed: then nothing can be missing.
+    names that are not listed: then nothing can be missing. `lost` are labels that several recordings list and all of
+    these are likely wrong to: sooner than that, training never came to know the voice.
     """
 
     wrong: tuple[Suspect, ...]
@@ -63,6 +65,7 @@ class Audit:
     planted: int
     unheard: int
     every_name: bool
+    lost: tuple[int, ...]
 
 
 def audit(
@@ -105,7 +108,14 @@ def audit(
         planted=int((planted & known).sum()),
         unheard=int((listed & ~known).sum()),
         every_name=heard.every_name,
+        lost=() if below is None else _lost(heard.names[listed & known], heard.best[listed & known] <= below),
     )
+
+
+def _lost(labels: np.ndarray, is_wrong: np.ndarray) -> tuple[int, ...]:
+    """Labels, of listed pairs [p], that stand in several of them and are likely wrong in all."""
+    every, wrong = np.bincount(labels), np.bincount(labels, weights=is_wrong)
+    return tuple(int(label) for label in np.flatnonzero((every >= _SEVERAL) & (wrong == every)))
 
 
 def said(heard: Heard, casts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:

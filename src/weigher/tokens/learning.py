@@ -49,7 +49,8 @@ class ClassifierConfig:
     averaged: float = 0.3
     """Last share of the training whose weights are averaged; 0: the last weights count alone."""
     held_out: float = 0.05
-    """Share of the texts that choose the best epoch and are not learned from; none where these are under 20."""
+    """Share of the texts that choose the best epoch and are not learned from; none where these are under 20. Where
+    weights are averaged, only epochs that end with their mean compete."""
     longest: int = 1000
     """Training reads this many tokens of a text; what is applied reads all."""
     seed: int = 0
