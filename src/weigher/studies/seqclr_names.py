@@ -59,7 +59,7 @@ def arm(mapping: Mapping, head: Head) -> str:
 ABLATION = {arm(mapping, head): Setting(mapping, head) for mapping, head in product(_MAPPINGS, _HEADS)}
 SETTINGS = [name for name, setting in ABLATION.items() if setting.mapping != "all"]
 """What SeqCLR may choose from."""
-INFOS = {f"InfoNCE, temperature {tau:g}": Setting("all", "mlp", tau) for tau in (0.02, 0.05, 0.2, 0.5, 1.0)}
+INFOS = {f"InfoNCE, temperature {tau:g}": Setting("all", "mlp", tau) for tau in (0.01, 0.02, 0.05, 0.2, 0.5)}
 TEMPERATURES = [arm("all", "mlp"), *INFOS]
 """What InfoNCE may choose from, as many; the first has the temperature 0.1."""
 SPEECH_METHODS = {
@@ -69,7 +69,7 @@ SPEECH_METHODS = {
     "whole crops": "all",
     NEIGHBOURS: "neighbours",
 }
-SPEECH_TEMPERATURES = (0.05, 0.1, 0.2, 0.5)
+SPEECH_TEMPERATURES = (0.02, 0.05, 0.1, 0.2)
 """What each way of teaching speech may choose from, by telling apart, with the first seed, the people it has heard."""
 
 
