@@ -221,7 +221,10 @@ def _figures(context: Context, read: Any, method: str, scorer: ScorerConfig, see
     def progress(stage: str, done: int, total: int) -> None:
         context.progress(f"{stage}, {method}, seed {seed}", done, total)
 
-    config: ClassifierConfig = ClassifierConfig(scorer=scorer, epochs=size.epochs, batch=size.batch, seed=seed)
+    # the mean of the last weights is taken, whatever its score: no review need be held out to choose by
+    config: ClassifierConfig = ClassifierConfig(
+        scorer=scorer, epochs=size.epochs, batch=size.batch, held_out=0.0, seed=seed
+    )
     classifier = SentimentClassifier(config=config, device="cpu").fit(train.texts, train.labels, progress=progress)
     history, vocabulary, model = classifier.history_, classifier.vocabulary_, classifier.model_
     assert history is not None
