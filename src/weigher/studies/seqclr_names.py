@@ -69,7 +69,7 @@ SPEECH_METHODS = {
     "whole crops": "all",
     NEIGHBOURS: "neighbours",
 }
-SPEECH_TEMPERATURES = (0.02, 0.05, 0.1, 0.2)
+SPEECH_TEMPERATURES = (0.01, 0.02, 0.05, 0.1)
 """What each way of teaching speech may choose from, by telling apart, with the first seed, the people it has heard."""
 
 
