@@ -14,7 +14,6 @@ from torch import nn
 from weigher.errors import RequestError, WeigherError
 from weigher.train import LoopConfig, batch_generator, fit, load_tensors
 from weigher.train.loop import learning_rate
-from weigher.train.parameters import parameter_groups
 
 
 def mlp(seed=0):
@@ -75,33 +74,6 @@ def test_learning_rate_rises_in_a_line_and_falls_as_a_cosine():
     assert np.all(np.diff(rates[19:]) < 0)
     assert [learning_rate(k, LoopConfig(steps=2, learning_rate=1.0, warmup_steps=2)) for k in (1, 2)] == [0.5, 1.0]
     assert learning_rate(1, LoopConfig(steps=1, learning_rate=1.0, warmup_steps=0, floor=0.0)) == pytest.approx(0)
-
-
-class Every(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.linear = nn.Linear(2, 3)
-        self.attention = nn.MultiheadAttention(4, 2)
-        self.convolution = nn.Conv1d(2, 3, 5)
-        self.embedding = nn.Embedding(7, 2)
-        self.image_norm = nn.LayerNorm((3, 4))
-        self.batch_norm = nn.BatchNorm2d(3)
-        self.group_norm = nn.GroupNorm(1, 3)
-        self.rms = nn.RMSNorm((2, 2))
-        self.scale = nn.Parameter(torch.ones(()))
-        self.relative = nn.ParameterDict({"bias": nn.Parameter(torch.zeros(2, 3))})
-
-
-def test_biases_norms_and_vectors_do_not_decay():
-    model = Every()
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    decay, free = parameter_groups(model, 0.1)
-    assert (decay["weight_decay"], free["weight_decay"]) == (0.1, 0.0)
-    assert {names[p] for p in decay["params"]} == {
-        *("linear.weight", "attention.in_proj_weight", "attention.out_proj.weight", "convolution.weight"),
-        "embedding.weight",
-    }
-    assert len(decay["params"]) + len(free["params"]) == len(names)
 
 
 def test_decay_alone_shrinks_matrices_by_the_formula():
