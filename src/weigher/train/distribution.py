@@ -78,7 +78,7 @@ def _cpu_multiplies_bfloat16() -> bool:
     """Say whether this processor multiplies bfloat16 faster than float32.
 
     Tiles (AMX) do; the vectors of AVX-512 do on AMD's, and on Intel's they are no faster than those of float32, so that
-    the conversions cost a fifth to a half of the time on top.
+    the conversions cost a fifth of the time on top (`benchmarks/training.py`).
     """
     known = getattr(torch.cpu, "get_capabilities", dict)()  # not in older versions of torch
     is_intel = "intel" in str(known.get("cpu_name", "")).lower()
