@@ -31,7 +31,6 @@ from weigher.studies.aum_names import (
     PRECISION,
     RECALL,
     STRICT,
-    STRICT_PERCENTILE,
     UNIFORM,
     World,
 )
@@ -111,7 +110,7 @@ def figures(images: Images, world: World, kind: str, share: float, seed: int) ->
     beside = label_margin(held, given)
     told: Figures = {
         AUM: among(found.errors.flagged, -found.errors.aum, wrong),
-        STRICT: among(plan.flag(found.errors.per_pass, STRICT_PERCENTILE), -found.errors.aum, wrong),
+        STRICT: among(plan.flag(found.errors.per_pass, world.strict), -found.errors.aum, wrong),
         LAST: among(plan.flag(last), -torch.where(found.chosen, torch.nan, last).nanmean(0), wrong),
         HELD_OUT: among(beside < 0, -beside, wrong),
         CLEANLAB: among(flagged, -quality, wrong),

@@ -5,9 +5,8 @@
               learning_rate * (floor + (1 - floor) * (1 + cos(pi * progress)) / 2)   after, progress from 0 to 1
 
 AdamW (Loshchilov and Hutter, arXiv 1711.05101), gradients clipped by their joint norm. Where asked for, the weights of
-all steps from a share of the training on are averaged (Izmailov et al., arXiv 1803.05407), and the mean is what is
-validated and kept: it forgets what single batches taught. All that is random in step k comes from (seed, k, worker), so
-a run that was stopped and resumed repeats on a CPU, bit for bit, one that was not.
+all steps from a share of the training on are averaged (Izmailov et al., arXiv 1803.05407), and their mean is validated
+and kept. All that is random in step k comes from (seed, k, worker): on a CPU a resumed run repeats a whole one exactly.
 """
 
 from __future__ import annotations
