@@ -46,6 +46,20 @@ def test_bures_is_its_definition(n, d):
     assert float(bures_squared(a, a).diagonal().abs().max()) < 1e-12
 
 
+def test_one_large_class_among_small_ones_makes_only_its_own_pairs_large(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(50, 16, dtype=torch.float64, generator=generator)
+    label = torch.arange(4).repeat_interleave(torch.tensor([20, 3, 1, 26]))  # roots of 16, 3, 1 and 16 rows
+    laws = class_gaussians(x, label, 4)
+    sides = []
+    whole = torch.linalg.svdvals
+    monkeypatch.setattr(torch.linalg, "svdvals", lambda m: sides.append(tuple(m.shape)) or whole(m))
+    assert torch.allclose(bures_squared(laws, laws), by_definition(laws, laws), atol=1e-6)
+    cost = {shape[2:]: shape[0] * shape[1] for shape in sides}
+    assert cost[(16, 16)] == 4
+    assert cost[(4, 4)] == cost[(1, 1)] == 1  # three rows are four, and the pairs of small classes stay small
+
+
 def test_moments_of_classes_are_those_of_torch():
     x, label = clouds()
     for ddof in (0, 1):

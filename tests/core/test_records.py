@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,7 +42,6 @@ def test_two_shards_merge_to_one_and_neither_changes(pairs, cut):
     torch.testing.assert_close(merged.sum, whole.sum, rtol=1e-12, atol=1e-6)
     assert torch.equal(merged.count, whole.count)
     assert torch.equal(one.sum, before)
-    assert torch.equal(one.over_workers().sum, one.sum)
 
 
 def test_columns_are_recorded_side_by_side_and_an_unseen_row_is_nan():
@@ -107,21 +104,3 @@ def test_records_of_other_examples_are_not_merged():
         Records(2).merge(Records(3))
     with pytest.raises(RequestError, match="at least 1"):
         Records(0)
-
-
-def _worker(rank, folder):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    records = Records(3)
-    records.add(torch.tensor([rank, 2]), torch.tensor([1.0, 10.0 * (rank + 1)]))
-    for _ in range(2):  # asked twice, counted once
-        together = records.over_workers()
-    torch.save((together.mean(), together.count), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
-def test_workers_sum_what_each_of_them_saw(tmp_path):
-    mp.start_processes(_worker, args=(str(tmp_path),), nprocs=2, start_method="fork")
-    for rank in range(2):
-        mean, count = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert mean.tolist() == [1.0, 1.0, 15.0]
-        assert count.tolist() == [1, 1, 2]

@@ -5,6 +5,8 @@ import warnings
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -136,6 +138,47 @@ def test_labels_by_themselves_are_two_classes_each_and_any_set_has_a_margin():
         AreaUnderMargin(3, num_labels=0)
 
 
+def _worker(rank, folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    try:
+        whole = torch.nn.ModuleDict({"network": torch.nn.Linear(2, 2), "aum": AreaUnderMargin(4)})
+        shared = torch.nn.parallel.DistributedDataParallel(_Recording(whole))
+        own = [torch.tensor([0, 1, 3]), torch.tensor([2])][rank]  # parts of different size
+        for epoch in range(3):
+            z = (epoch + 1.0) * torch.stack([own + 1.0, torch.zeros(len(own))], 1)
+            shared(z, torch.zeros_like(own), own)
+        once = whole["aum"].compute()
+        resumed = AreaUnderMargin(4)
+        state = [whole["aum"].state_dict()]
+        dist.broadcast_object_list(state)  # what worker 0 saved, loaded by both
+        resumed.load_state_dict(state[0])
+        resumed.update(torch.zeros(len(own), 2), torch.zeros_like(own), own)
+        torch.save((once, resumed.compute(), resumed.records.count), f"{folder}/{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+class _Recording(torch.nn.Module):
+    """A network that records its own margins; DistributedDataParallel sends worker 0's buffers before every pass."""
+
+    def __init__(self, parts):
+        super().__init__()
+        self.parts = parts
+
+    def forward(self, z, labels, ids):
+        self.parts["aum"].update(z, labels, ids)
+        return self.parts["network"](z)
+
+
+def test_workers_hold_what_all_saw_within_a_shared_model_and_after_a_resume(tmp_path):
+    mp.start_processes(_worker, args=(str(tmp_path),), nprocs=2, start_method="fork")
+    for rank in range(2):
+        once, resumed, count = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert once.tolist() == [2.0, 4.0, 6.0, 8.0]  # (1 + 2 + 3) / 3 times the margin
+        assert resumed.tolist() == [1.5, 3.0, 4.5, 6.0]
+        assert count.tolist() == [4, 4, 4, 4]
+
+
 def test_planted_wrong_memberships_come_first():
     """Six labels, each there in a third of the examples, mixed into twelve features; 3 % are turned around."""
     rng = torch.Generator().manual_seed(0)
@@ -225,6 +268,15 @@ def test_bad_requests_of_flags(call, said):
 def test_labels_that_give_no_threshold_class(labels, classes, passes, said):
     with pytest.raises(RequestError, match=said):
         ThresholdClass(labels, classes, passes=passes)
+
+
+@pytest.mark.parametrize("wrong", [{"percentile": 0}, {"percentile": float("nan")}, {"combine": "most"}])
+def test_a_cut_that_cannot_be_is_refused_before_training(wrong):
+    def train(labels, outputs, number):
+        raise AssertionError("trained in vain")
+
+    with pytest.raises(RequestError, match=next(iter(wrong))):
+        find_label_errors(train, torch.arange(9) % 2, 2, **wrong)
 
 
 def test_training_has_to_give_one_number_for_each_example():

@@ -285,6 +285,16 @@ def test_samples_are_stratified_reproducible_and_know_where_they_come_from():
     assert several.std == pytest.approx(np.std(several.values, ddof=1))
 
 
+@pytest.mark.parametrize("reg", [None, 0.05])
+def test_a_draw_keeps_symmetry_and_the_distance_0_to_itself(reg):
+    a, b, c = data(90, seed=1), data(70, seed=2, shift=1.0), data(80, seed=3)
+    config = replace(GAUSSIAN, max_samples=20, reg=reg)
+    assert value(a, b, config) == pytest.approx(value(b, a, config), rel=1e-6)
+    assert value(a, a, config) == pytest.approx(0, abs=1e-6)
+    among = rank_sources(a, {"b": b, "c": c}, config)
+    assert among["c"] == pytest.approx(rank_sources(a, {"c": c}, config)["c"], rel=1e-12)
+
+
 def test_a_stratified_draw_follows_weights():
     drawn = labelled_set(np.arange(6.0)[:, None], [0, 0, 0, 1, 1, 1], weight=[1, 1, 1, 9, 0, 0])
     rng, counts = np.random.default_rng(0), np.zeros(6)

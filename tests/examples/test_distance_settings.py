@@ -55,6 +55,15 @@ def test_clouds_of_classes_that_need_too_much_memory_are_told(label_distance, le
         dataset_distance(X, Y, X, Y, replace(config, most_bytes=least - 1))
 
 
+def test_debiased_transport_compares_each_set_with_itself_and_needs_memory_for_it():
+    few, many = (np.zeros((2, 3)), [0, 1]), (np.eye(40, 3), np.arange(40) % 2)
+    config = DistanceConfig(reg=0.5, max_samples=None, most_bytes=10_000)
+    dataset_distance(*few, *many, replace(config, debias=False))
+    for pair in ((*few, *many), (*many, *few)):
+        with pytest.raises(RequestError, match="40 examples against 40 need"):
+            dataset_distance(*pair, config)
+
+
 def test_features_of_different_scales_are_warned_of():
     with pytest.warns(UserWarning, match="standardise"):
         dataset_distance(X * [1, 1, 1e5], Y, X, Y)

@@ -138,6 +138,18 @@ def test_without_steps_the_answer_is_that_of_the_start():
     torch.testing.assert_close(learner.unaided(*given), learner.predict(*given))
 
 
+def test_frozen_parameters_stay_where_they_are():
+    torch.manual_seed(0)
+    trunk, head = torch.nn.Linear(3, 4), torch.nn.Linear(4, 2)
+    trunk.requires_grad_(False)
+    x, y = torch.randn(2, 6, 3), torch.randint(2, (2, 6))
+    whole = Maml(torch.nn.Sequential(trunk, head), F.cross_entropy, inner_lr=0.5, inner_steps=3)
+    of_head = Maml(head, F.cross_entropy, inner_lr=0.5, inner_steps=3)
+    assert torch.allclose(whole.predict(x, y, x), of_head.predict(trunk(x), y, trunk(x)), atol=1e-6)
+    with pytest.raises(RequestError, match="no parameter .* requires_grad"):
+        Maml(torch.nn.Linear(3, 2).requires_grad_(False), F.cross_entropy)
+
+
 def test_evaluation_takes_its_own_number_of_steps():
     learner, episodes = Maml(perceptron(), F.cross_entropy, inner_steps=1, test_steps=4), tasks()
     given = episodes.support_x, episodes.support_y, episodes.query_x

@@ -108,6 +108,15 @@ def test_images_are_told_apart_by_either_network_and_by_nothing_but_the_seed(net
     assert not torch.equal(weights[0], weights[2])
 
 
+def test_a_last_example_alone_joins_the_batch_before_it():
+    """Images of 12 pixels are one pixel before the last block, whose variance needs two examples at least."""
+    config = SuspectConfig(network="residual", width=2, batch=8, epochs=1, device="cpu")
+    seen = []
+    fit(torch.rand(17, 1, 12, 12), torch.arange(17) % 2, 2, config, seed=0, seen=lambda epoch, ids, z: seen.append(ids))
+    assert [len(ids) for ids in seen] == [8, 9]
+    assert sorted(torch.cat(seen).tolist()) == list(range(17))
+
+
 def test_columns_are_scaled_by_themselves_and_images_together():
     x = torch.rand(50, 3) * torch.tensor([1.0, 100.0, 0.0]) + 7
     found = scaled(x)
@@ -129,6 +138,13 @@ def test_columns_are_scaled_by_themselves_and_images_together():
         (lambda: find_suspects(torch.rand(2, 2), torch.arange(2), 2), "cannot give 2 disjoint sets"),
         (lambda: SuspectConfig(epochs=0), "epochs = 0"),
         (lambda: SuspectConfig(learning_rate=-1.0), "learning_rate = -1"),
+        (lambda: SuspectConfig(epochs=2.5), "epochs = 2.5; needed is a whole number"),
+        (lambda: SuspectConfig(passes=0), "passes = 0"),
+        (lambda: SuspectConfig(learning_rate=float("nan")), "learning_rate = nan"),
+        (lambda: SuspectConfig(momentum=-1.0), "momentum = -1"),
+        (lambda: SuspectConfig(momentum=float("nan")), "momentum = nan"),
+        (lambda: SuspectConfig(weight_decay=-1.0), "weight_decay = -1"),
+        (lambda: SuspectConfig(percentile=150.0), "percentile = 150"),
         (lambda: SuspectConfig(augment="turn"), "augment = 'turn'"),
         (lambda: SuspectConfig(combine="most"), "combine = 'most'"),
         (lambda: SuspectConfig(network="large"), "network = 'large'"),

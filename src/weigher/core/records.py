@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from weigher.errors import RequestError
@@ -82,17 +81,6 @@ class Records(nn.Module):
         merged.sum.copy_(self.sum + other.sum.to(self.sum.device))
         merged.count.copy_(self.count + other.count.to(self.count.device))
         return merged
-
-    def over_workers(self) -> Records:
-        """Return the records of all workers together, the same on each of them; a copy where there is one worker.
-
-        These records stay what this worker measured, so that asking twice counts nothing twice.
-        """
-        together = self.merge(Records(*self.sum.shape).to(self.sum.device))
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(together.sum)
-            dist.all_reduce(together.count)
-        return together
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Records:
         """Move along with a module, but stay float64: on the CPU beside a device that has none (MPS)."""

@@ -35,6 +35,7 @@ from weigher.core.margins import label_margin, multi_label_margin
 from weigher.core.randomness import generator_for
 from weigher.core.records import Records
 from weigher.errors import RequestError
+from weigher.train.distribution import gather
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -50,8 +51,9 @@ PERCENTILE = 99.0
 class AreaUnderMargin(nn.Module):
     """The mean margin of every training example, recorded as training goes.
 
-    It is a module so that what was recorded is saved and resumed with the rest (`state_dict`). With several workers
-    each records what it sees; `compute` puts them together. An example seen twice is counted twice, even in one batch.
+    It is a module so that what was recorded is saved and resumed with the rest (`state_dict`). Every worker holds what
+    all of them saw, so that it may be part of a model that is trained by several, and the state of one will do to
+    resume them all. An example seen twice is counted twice, even in one batch.
     With `num_labels` an example has any set of so many labels, and each (example, label) a mean of its own.
 
     >>> aum = AreaUnderMargin(3)
@@ -90,7 +92,8 @@ class AreaUnderMargin(nn.Module):
 
         Give logits or log-softmax, not probabilities; with mixed or smoothed targets, the label of the example itself.
         Examples labelled `ignore_index` are left out. With `num_labels`, give the logits of sigmoids and for each
-        whether its label is said to be there. `epoch`, counted from 0, is needed to skip epochs. Raises RequestError (a
+        whether its label is said to be there. `epoch`, counted from 0, is needed to skip epochs. With several workers
+        all have to call it, each with its part of the batch, which may be empty. Raises RequestError (a
         ValueError), and records nothing, for logits that are not [b, c] with 2 classes or more, for logits or margins
         that are not finite, for labels and ids that do not fit, and for ids out of range.
         """
@@ -117,7 +120,7 @@ class AreaUnderMargin(nn.Module):
         else:
             margins = multi_label_margin(logits, labels)
         _check_finite("margin", margins[:, None], ids)
-        self.records.add(ids, margins)
+        self.records.add(gather(ids), gather(margins))
 
     def _check_fit(self, logits: Tensor, labels: Tensor, ids: Tensor) -> None:
         """Check that there is a label, or a set of them, and an id for each row of logits."""
@@ -137,11 +140,9 @@ class AreaUnderMargin(nn.Module):
     def compute(self) -> Float[Tensor, " n *c"]:
         """Return the AUM of every example [N], or membership [N, num_labels], float64, of all workers together.
 
-        NaN (and a warning) where an example was never seen.
-
-        Raises RequestError before anything was recorded.
+        NaN (and a warning) where an example was never seen. Raises RequestError before anything was recorded.
         """
-        records = self.records.over_workers()
+        records = self.records
         unseen = int((records.count == 0).sum())
         if unseen == len(records.count):
             raise RequestError("no margin was recorded yet; call update(logits, labels, ids) in every training step")
@@ -158,6 +159,14 @@ def _check_finite(name: str, values: Tensor, ids: Tensor) -> None:
             f"not finite: the {name} of example {ids[~finite][0].item()}; one such value would spoil its mean for "
             "ever, so nothing of this batch was recorded"
         )
+
+
+def check_cut(percentile: float, combine: Combine) -> None:
+    """Raise RequestError for a percentile out of (0, 100], or for no known way to put the passes together."""
+    if not 0 < percentile <= 100:
+        raise RequestError(f"percentile = {percentile}; needed is a number above 0, at most 100")
+    if combine not in get_args(Combine):
+        raise RequestError(f"combine = {combine!r}; needed is 'all' or 'any'")
 
 
 class ThresholdClass:
@@ -204,8 +213,7 @@ class ThresholdClass:
 
         Raises RequestError for a percentile out of (0, 100], an AUM of another shape, or an extra class never seen.
         """
-        if not 0 < percentile <= 100:
-            raise RequestError(f"percentile = {percentile}; needed is a number above 0, at most 100")
+        check_cut(percentile, "all")
         found = []
         for number, row in enumerate(self._table(aum)):
             extra = row[self.chosen(number)]
@@ -227,8 +235,7 @@ class ThresholdClass:
         pass that judged it, as in the paper's code; "any": by one, which finds more and errs more. An example that no
         pass judged is not flagged.
         """
-        if combine not in get_args(Combine):
-            raise RequestError(f"combine = {combine!r}; needed is 'all' or 'any'")
+        check_cut(percentile, combine)
         alpha, aum = self.thresholds(aum, percentile), self._table(aum)
         judged = ~aum.isnan() & ~torch.stack([self.chosen(number) for number in range(self.passes)])
         low = judged & (aum <= alpha[:, None])
@@ -284,6 +291,7 @@ def find_label_errors(
     >>> find_label_errors(train, [0, 0, 1, 0, 0, 1, 1, 1, 1, 1], num_classes=2).flagged.nonzero()[:, 0].tolist()
     [2]
     """
+    check_cut(percentile, combine)  # before hours of training
     labels = torch.as_tensor(labels)
     plan = ThresholdClass(labels, num_classes, passes=passes, seed=seed)
     rows = []

@@ -142,12 +142,16 @@ def distance_between(
 ) -> DatasetDistance:
     """Return the distance of two prepared data sets; with `label_distances` [ka, kb] (p-th powers) these are taken.
 
+    Where examples are drawn, a set is drawn alike whatever it is compared with, so that the distance stays a metric.
     Raises: RequestError as `dataset_distance` does.
     """
     check_same_width([a.data, b.data])
-    size, generator = config.max_samples, np.random.default_rng(seed)
-    x, y = ((one.data if size is None else stratified(one.data, size, generator)) for one in (a, b))
-    check_memory(len(x), len(y), config, what=f"against {len(y)}", advice="set max_samples to 2000 or so")
+    size = config.max_samples
+    x, y = (one.data if size is None else stratified(one.data, size, np.random.default_rng(seed)) for one in (a, b))
+    n, m = len(x), len(y)
+    if config.reg is not None and config.debias:  # each set is compared with itself, too
+        n = m = max(n, m)
+    check_memory(n, m, config, what=f"against {m}", advice="set max_samples to 2000 or so")
     W = label_distance_matrix(a, b, config) if label_distances is None else label_distances
     if config.reg is None:
         found = exact_transport(_parts(x, y, W, config).sum(0).detach(), x.weight, y.weight)

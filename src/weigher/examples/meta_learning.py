@@ -149,6 +149,8 @@ class Maml(MetaLearner):
                 f"inner_lr = {inner_lr}, inner_steps = {inner_steps}, test_steps = {test_steps}; needed are a rate "
                 "above 0 and 0 steps or more"
             )
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise RequestError("the model has no parameter to adapt; set requires_grad on those that are learned")
         for name, part in model.named_modules():
             if isinstance(part, nn.modules.batchnorm._NormBase) and part.track_running_stats:
                 raise RequestError(
@@ -177,8 +179,8 @@ class Maml(MetaLearner):
         return self.after(0, support_x, support_y, query_x)
 
     def after(self, steps: int, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
-        """Answer after so many steps."""
-        start = dict(self.model.named_parameters())
+        """Answer after so many steps of the parameters that are learned; frozen ones stay where they are."""
+        start = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
         def one(x: Tensor, y: Tensor, queries: Tensor) -> Tensor:
             def loss(params: Params) -> Tensor:

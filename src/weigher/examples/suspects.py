@@ -13,6 +13,7 @@ has a network and a loop of their own records with `AreaUnderMargin` instead. So
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -30,6 +31,7 @@ from weigher.examples.area_under_margin import (
     Combine,
     LabelErrors,
     ThresholdClass,
+    check_cut,
     find_label_errors,
 )
 from weigher.train.distribution import autocast, resolve_device
@@ -68,10 +70,18 @@ class SuspectConfig:
 
     def __post_init__(self) -> None:
         """Raise RequestError for what cannot be trained with."""
-        for name in ("epochs", "batch", "learning_rate", "width"):
-            if not getattr(self, name) > 0:
-                raise RequestError(f"{name} = {getattr(self, name)}; needed is more than 0")
-        for name, choices in (("augment", Augment), ("network", Network), ("combine", Combine)):
+        for name in ("epochs", "batch", "width", "passes"):
+            if not (isinstance(getattr(self, name), int) and getattr(self, name) > 0):
+                raise RequestError(f"{name} = {getattr(self, name)}; needed is a whole number, more than 0")
+        if not 0 < self.learning_rate < math.inf:
+            raise RequestError(f"learning_rate = {self.learning_rate}; needed is more than 0")
+        if not 0 <= self.momentum < 1 or not 0 <= self.weight_decay < math.inf:
+            raise RequestError(
+                f"momentum = {self.momentum}, weight_decay = {self.weight_decay}; needed are a share from 0 to below 1, "
+                "and 0 or more"
+            )
+        check_cut(self.percentile, self.combine)
+        for name, choices in (("augment", Augment), ("network", Network)):
             if getattr(self, name) not in get_args(choices):
                 raise RequestError(f"{name} = {getattr(self, name)!r}; needed is one of {', '.join(get_args(choices))}")
 
@@ -209,7 +219,7 @@ def fit(
         rate = config.learning_rate * 0.1 ** sum(epoch >= share * config.epochs for share in drops)
         for group in optimiser.param_groups:
             group["lr"] = rate
-        for ids in torch.randperm(len(x), generator=generator).split(config.batch):
+        for ids in _batches(torch.randperm(len(x), generator=generator), config.batch):
             batch = ids.to(device)
             varied = _varied(x[batch], config.augment, generator)
             if convolves:  # on the CPU, convolutions are up to a fifth faster with channels last
@@ -226,6 +236,18 @@ def fit(
         if progress is not None:
             progress(stage, epoch + 1, config.epochs)
     return network.eval()
+
+
+def _batches(order: Tensor, size: int) -> tuple[Tensor, ...]:
+    """Cut an order into batches; a last one of a single example, of which no variance can be taken, joins the others.
+
+    >>> [part.tolist() for part in _batches(torch.arange(5), 2)]
+    [[0, 1], [2, 3, 4]]
+    """
+    parts = order.split(size)
+    if size > 1 and len(parts) > 1 and len(parts[-1]) == 1:
+        return (*parts[:-2], torch.cat(parts[-2:]))
+    return parts
 
 
 @torch.no_grad()
