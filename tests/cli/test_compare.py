@@ -1,6 +1,7 @@
 """`weigher compare`: corpora of recordings heard by a model, and files of features; like ones and unlike ones."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -136,3 +137,9 @@ def test_wrong_requests_are_told(world, tmp_path, capsys):
     ):
         assert compare(*arguments) == 2
         assert said in capsys.readouterr().err
+
+
+def test_a_missing_solver_is_told_before_anything_is_heard(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ot", None)
+    assert compare(tmp_path / "none.csv", tmp_path / "none.csv") == 2
+    assert "weigher[examples]" in capsys.readouterr().err

@@ -337,6 +337,12 @@ def test_an_operation_without_second_derivative_is_named():
     with pytest.raises(RequestError, match="no second derivative"):
         implicit_hypergradient(attend, lambda p, f: p.sum(), torch.ones(()), torch.ones(2), Neumann(0.1))
 
+    def step(p, f, k):
+        return descend(lambda p: attend(p, f), p, torch.zeros(()), lr=0.1)[0]
+
+    with pytest.raises(RequestError, match="no second derivative"):
+        unrolled_hypergradient(step, torch.ones(()), torch.ones(2), lambda p, f: p.sum(), steps=2)
+
 
 def test_tensors_given_are_left_as_they_were():
     p, f = torch.zeros(2), torch.ones(2, requires_grad=True)

@@ -105,6 +105,31 @@ def test_distance_stops_too_and_is_not_best():
     assert stopping.best_step == 0
 
 
+def test_a_resumed_run_knows_its_start_and_its_best_check(tmp_path):
+    model, labels = nn.Linear(2, 2, bias=False), torch.tensor([0, 1])
+    monitor, stopping = MemorisationMonitor(model, labels), NoiseRobustStopping(patience=2)
+    stopping.check(0, 0.5, model)
+    best = model.weight.detach().clone()
+    with torch.no_grad():
+        model.weight *= 1.5
+    monitor.record(1, labels)
+    stopping.check(1, 0.4, model)
+    torch.save([model.state_dict(), monitor.state_dict(), stopping.state_dict()], tmp_path / "run.pt")
+    states = torch.load(tmp_path / "run.pt", weights_only=True)
+    again = nn.Linear(2, 2, bias=False)
+    again.load_state_dict(states[0])
+    later, rule = MemorisationMonitor(again, labels), NoiseRobustStopping(patience=2)
+    later.load_state_dict(states[1])
+    rule.load_state_dict(states[2])
+    assert later.moments == monitor.moments
+    assert later.distance() == pytest.approx(0.5)
+    assert rule.check(2, 0.3, again)
+    rule.restore(again)
+    assert torch.equal(again.weight, best)
+    with pytest.raises(RequestError, match=r"\[\[2, 2\]\], and this network has \[\[2, 3\]\]"):
+        MemorisationMonitor(nn.Linear(3, 2, bias=False), labels).load_state_dict(states[1])
+
+
 def unit(n, d):
     return torch.nn.functional.normalize(torch.randn(n, d, dtype=torch.float64))
 

@@ -146,7 +146,7 @@ def test_frozen_parameters_stay_where_they_are():
     whole = Maml(torch.nn.Sequential(trunk, head), F.cross_entropy, inner_lr=0.5, inner_steps=3)
     of_head = Maml(head, F.cross_entropy, inner_lr=0.5, inner_steps=3)
     assert torch.allclose(whole.predict(x, y, x), of_head.predict(trunk(x), y, trunk(x)), atol=1e-6)
-    with pytest.raises(RequestError, match="no parameter .* requires_grad"):
+    with pytest.raises(RequestError, match=r"no parameter .* requires_grad"):
         Maml(torch.nn.Linear(3, 2).requires_grad_(False), F.cross_entropy)
 
 

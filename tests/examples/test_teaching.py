@@ -173,6 +173,25 @@ def test_a_student_with_norms_dropout_and_frozen_parts(data):
     assert not taught.student.training
 
 
+@pytest.mark.parametrize("method", ["implicit", "unrolled"])
+def test_nothing_is_left_out_by_chance_while_teaching(data, method):
+    """Dropout of attention and of recurrent layers is an argument of theirs, and no layer that could be found."""
+    seen = []
+
+    class Student(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.out = nn.BatchNorm1d(3), nn.Linear(3, 2)
+            self.recurrence = nn.GRU(3, 3, num_layers=2, dropout=0.5)
+
+        def forward(self, x):
+            seen.append((self.norm.training, self.recurrence.training, self.training))
+            return self.out(nn.functional.dropout(self.norm(x), 0.5, self.training))
+
+    teach(ExampleWeights(120), Student, LOSS, *data, config=TeachConfig(method=method, hyper_steps=2))
+    assert set(seen) == {(True, False, False)}
+
+
 def test_the_last_student_is_what_its_life_made_of_it(data):
     """Unrolled with a commentary that says nothing yet: the student of one window is five steps of SGD."""
     starts = []

@@ -113,7 +113,14 @@ def run(options: Options) -> int:
 
 
 def _check(options: Options) -> None:
-    """Raise RequestError for numbers that cannot be used, before anything is heard."""
+    """Raise RequestError for numbers that cannot be used, or a solver that is missing, before anything is heard."""
+    try:
+        import ot  # noqa: F401, halves of an odd number and shuffled archives are seldom of one size
+    except ModuleNotFoundError as error:
+        raise RequestError(
+            "comparing archives needs the package POT, for exact transport between unequal numbers of voices: pip "
+            "install 'weigher[examples]'"
+        ) from error
     least = {"shuffles": 19, "halves": 0, "max_samples": 1, "seed": 0}
     for name, needed in least.items():
         given = getattr(options, name)

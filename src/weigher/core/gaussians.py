@@ -130,7 +130,7 @@ def diagonal_squared(a: Gaussians, b: Gaussians) -> Float[Tensor, "c k"]:
 def bures_squared(a: Gaussians, b: Gaussians) -> Float[Tensor, "c k"]:
     """Return the squared 2-Wasserstein distance of all pairs of laws.
 
-    Never below 0, and 0 for equal laws but for rounding. Time O(r s min(r, s)) for a pair, r and s the rows of their roots.
+    Never below 0, and 0 for equal laws but for rounding. Time O(r s min(r, s)) for roots of r and s rows.
     Source: Dowson, Landau 1982; the name after Bures 1969.
 
     >>> one, two = (moment_gaussians(torch.zeros(1, 1), torch.full((1, 1, 1), s)) for s in (1.0, 9.0))

@@ -22,7 +22,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -223,7 +224,7 @@ def implicit_hypergradient(
         slopes = _gradient(validation, [*theta, *phi])
         v, direct = slopes[: len(theta)], slopes[len(theta) :]
         training = _scalar(train_loss(rebuilt, shape), "training")
-        try:
+        with _told_without_second_derivative():
             inner = torch.autograd.grad(training, theta, create_graph=True, allow_unused=True)
             used = [i for i, slope in enumerate(inner) if slope is not None and slope.requires_grad]
             if not used:
@@ -241,14 +242,6 @@ def implicit_hypergradient(
 
             p = inverse(product, v)
             mixed = torch.autograd.grad(inner, phi, list(p), allow_unused=True)
-        except RuntimeError as error:
-            if "derivative" not in str(error) and "double backward" not in str(error):
-                raise
-            raise RequestError(
-                f"an operation of the training loss has no second derivative ({str(error).splitlines()[0]}); for "
-                "attention choose the math kernel (torch.nn.attention.sdpa_kernel), for a recurrent network switch "
-                "cuDNN off"
-            ) from error
     if all(slope is None for slope in mixed):
         raise RequestError(
             "the commentary does not reach the training loss: its derivative by the parameters does not depend on phi; "
@@ -267,8 +260,8 @@ def unrolled_hypergradient(
     `step(state, phi, k)`, k = 0 ... steps - 1, returns the next state as differentiable operations on both, such as
     `descend` makes; val_loss gets (last state, phi). Memory and time grow with the number of steps.
 
-    Raises RequestError where steps < 1 or phi reaches neither the steps nor the validation loss; HypergradientError
-    where the result is not finite.
+    Raises RequestError where steps < 1, phi reaches neither the steps nor the validation loss, or an operation has no
+    second derivative; HypergradientError where the result is not finite.
 
     >>> def step(w, rate, k):
     ...     return w - rate * w                                              # gradient descent on w^2 / 2
@@ -282,7 +275,7 @@ def unrolled_hypergradient(
         raise RequestError(f"steps = {steps!r}: needed is at least one step to differentiate")
     theta, theta_tree = _leaves(state)
     phi, phi_tree = _leaves(hparams)
-    with torch.enable_grad():
+    with torch.enable_grad(), _told_without_second_derivative():
         current, shape = tree_unflatten(theta, theta_tree), tree_unflatten(phi, phi_tree)
         for k in range(steps):
             current = step(current, shape, k)
@@ -333,6 +326,21 @@ def alignment(example_losses: Callable[[Tree], Tensor], params: Tree, v: Tree) -
         # torch's own forward mode is written in TorchScript, which newer versions of torch deprecate
         warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
         return jvp(example_losses, (params,), (v,))[1].detach()
+
+
+@contextmanager
+def _told_without_second_derivative() -> Iterator[None]:
+    """Raise RequestError for what torch says of an operation that cannot be differentiated twice."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in ("derivative", "double backward", "cudnn RNN backward")):
+            raise
+        raise RequestError(
+            f"an operation of the training loss has no second derivative ({str(error).splitlines()[0]}); for "
+            "attention choose the math kernel (torch.nn.attention.sdpa_kernel), for a recurrent network switch "
+            "cuDNN off"
+        ) from error
 
 
 def _leaves(tree: Tree) -> tuple[list[Tensor], Any]:

@@ -1,6 +1,6 @@
 """Moving one labelled data set toward another, downhill on their distance: features flow, labels are kept.
 
-    x_i <- x_i - rate (n / 2) d(d^2(A, B)) / dx_i
+    x_i <- x_i - rate / (2 l w_i) d(d^2(A, B)) / dx_i,    w_i weight of i,  l weights of both terms of the cost together
 
 With features alone and one transport, rate 1 puts every example on the mean of what it is sent to; the labels' part
 moves each class as a whole, mean and covariance, toward the classes it is matched with. The plan is made anew at each

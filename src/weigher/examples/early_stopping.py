@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -91,9 +92,9 @@ class Moment:
 class MemorisationMonitor:
     """Records how far a network has moved from its beginning, and which labels it repeats.
 
-    Made before training: it keeps a copy of the parameters that require a gradient. `labels` are the given ones `[n]`;
-    `true_labels`, where they are known, tell memorised from learned. Raises RequestError where there is nothing to
-    train, or labels differ in length.
+    Made before training: it keeps a copy of the parameters that require a gradient, the start of all distances. A run
+    that may be resumed saves it (`state_dict`). `labels` are the given ones `[n]`; `true_labels`, where they are known,
+    tell memorised from learned. Raises RequestError where there is nothing to train, or labels differ in length.
 
     >>> model = nn.Linear(2, 2)
     >>> monitor = MemorisationMonitor(model, torch.tensor([0, 1]))
@@ -122,7 +123,8 @@ class MemorisationMonitor:
     def record(self, step: int, predicted: Tensor) -> Moment:
         """Record a step from the predicted labels `[n]` of the training examples, and return what is recorded.
 
-        Warns where the first record comes after step 0 and nothing has moved: the monitor was made too late.
+        Warns where the first record comes after step 0 and nothing has moved since the monitor was made: that is too
+        late. One that was made late and has seen training since cannot be told from one that was made in time.
         """
         if predicted.shape != self.labels.shape:
             raise RequestError(f"{list(predicted.shape)} predictions for labels of shape {list(self.labels.shape)}")
@@ -142,6 +144,18 @@ class MemorisationMonitor:
             )
         self.moments.append(Moment(step, distance, given, true, wrong_given, wrong_true))
         return self.moments[-1]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the start and the moments, for `torch.save` beside the model."""
+        return {"start": self.start, "moments": [asdict(moment) for moment in self.moments]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state; RequestError where it is of another network."""
+        shapes, saved = ([list(part.shape) for part in parts] for parts in (self.start, state["start"]))
+        if shapes != saved:
+            raise RequestError(f"the state is of parameters of shapes {saved}, and this network has {shapes}")
+        self.start = [part.to(like) for part, like in zip(state["start"], self.start, strict=True)]
+        self.moments = [Moment(**moment) for moment in state["moments"]]
 
 
 class NoiseRobustStopping:
@@ -184,6 +198,15 @@ class NoiseRobustStopping:
         if self.best_step is None:
             raise RequestError("no check had a finite score, so there is nothing to go back to")
         model.load_state_dict(self.kept)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best check and how long it has stood, for `torch.save` beside the model."""
+        return {name: getattr(self, name) for name in ("best_step", "best_score", "kept", "waited")}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        self.best_step, self.best_score = state["best_step"], state["best_score"]
+        self.kept, self.waited = state["kept"], state["waited"]
 
 
 def _share(right: Tensor) -> float:

@@ -77,8 +77,8 @@ class SuspectConfig:
             raise RequestError(f"learning_rate = {self.learning_rate}; needed is more than 0")
         if not 0 <= self.momentum < 1 or not 0 <= self.weight_decay < math.inf:
             raise RequestError(
-                f"momentum = {self.momentum}, weight_decay = {self.weight_decay}; needed are a share from 0 to below 1, "
-                "and 0 or more"
+                f"momentum = {self.momentum}, weight_decay = {self.weight_decay}; needed are 0 or more, of momentum "
+                "below 1"
             )
         check_cut(self.percentile, self.combine)
         for name, choices in (("augment", Augment), ("network", Network)):

@@ -23,9 +23,10 @@ In ten lines, on your own model and loss:
     >>> bool(commentary.table()[160:].mean() < commentary.table()[:160].mean())  # guesses count less
     True
 
-Dropout is switched off while teaching, so that both losses are of the same student; normalisation layers use the
-statistics of their batch in both. Students and commentaries stay on the device that they are given on; the data may be
-anything that has a length and gives (inputs, targets) for an int64 tensor of places, such as a `TensorDataset`.
+While teaching, students are in evaluation mode, so that no dropout makes the two losses those of different students;
+normalisation layers alone use the statistics of their batch, in both. Students and commentaries stay on the device that
+they are given on; the data may be anything that has a length and gives (inputs, targets) for an int64 tensor of places,
+such as a `TensorDataset`.
 """
 
 from __future__ import annotations
@@ -273,11 +274,11 @@ class _Life:
         config: TeachConfig,
         generator: torch.Generator,
     ) -> None:
-        self.student, self.commentary, self.loss, self.train = student.train(), commentary, loss, train
+        self.student, self.commentary, self.loss, self.train = student.eval(), commentary, loss, train
         self.config, self.generator = config, generator
         for module in student.modules():
-            if isinstance(module, nn.modules.dropout._DropoutNd):
-                module.eval()
+            if isinstance(module, nn.modules.batchnorm._NormBase):
+                module.train()
         self.places: dict[str, Tensor] = {name: p for name, p in student.named_parameters() if p.requires_grad}
         if not self.places:
             raise RequestError("the student has no parameters that require a gradient; thaw some of them")
