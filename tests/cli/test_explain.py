@@ -151,7 +151,7 @@ def test_a_dash_reads_the_text_from_standard_input(model, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode()), encoding="ascii"))
     assert main(["explain", str(model), "-", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert len(found["words"]) == 80_000 + 19_999  # but for the mark at the very beginning, each is a sign of its own
+    assert len(found["words"]) == 80_000  # byte-order marks are not seen
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("good café".encode("latin-1"))))
     assert main(["explain", str(model), "-"]) == 2
     assert "standard input is not UTF-8 (byte 8)" in capsys.readouterr().err
@@ -188,6 +188,22 @@ def test_html_is_written_and_escaped(model, tmp_path, capsys):
 def test_a_text_without_words(model, capsys):
     assert main(["explain", str(model), ""]) == 0
     assert "50.0%" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("rate", ["0", "-1", "nan", "inf"])
+def test_a_learning_rate_that_cannot_be_is_told_before_the_work(rate, texts, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main(["tokens", str(texts), "--out", str(run), f"--learning-rate={rate}", "--quiet"]) == 2
+    assert f"learning_rate = {float(rate)}" in capsys.readouterr().err
+    assert not run.exists()
+
+
+def test_a_run_tells_the_settings_that_its_vectors_brought_about(texts, tmp_path):
+    (tmp_path / "v.txt").write_text("good 1 2 3\nbad 3 2 1\n")
+    options = ["--vectors", str(tmp_path / "v.txt"), "--epochs", "1", "--quiet"]
+    assert main(["tokens", str(texts), "--out", str(tmp_path / "run"), *options]) == 0
+    scorer = json.loads((tmp_path / "run" / "config.json").read_text())["scorer"]
+    assert (scorer["embedding"], scorer["heads"]) == (3, 3)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,9 @@ def test_glove_word2vec_and_words_with_blanks(tmp_path):
     path.write_text("3 2\nthe 0.5 1\n", encoding="utf-8")
     assert read_vectors(path, ["the", "3"]).keys() == {"the"}
     assert read_vectors(path, ["the"])["the"].dtype == "float32"
+    path.write_text("the 1 2\nat 5 3 4\nroom 5 5 6\n1 2 7 8\n")  # no words that are asked for, and a number in them
+    assert read_vectors(path, ["the", "5"]).keys() == {"the"}
+    assert read_vectors(path, ["the", "room 5"])["room 5"].tolist() == [5, 6]
 
 
 @pytest.mark.parametrize(
@@ -33,6 +36,8 @@ def test_glove_word2vec_and_words_with_blanks(tmp_path):
         (b"good 1 2\nbad 1 x\n", "line 2, word 'bad': could not convert"),
         (b"good 1 2\nbad 1\n", "line 2: needed is a word and 2 numbers"),
         (b"good\n", "line 1: needed is a word"),
+        (b"bad 1 2\ngood 1 2 3\n", "line 2: the word 'good' has 3 numbers, and the first line has 2"),
+        (b"bad 1 2\ngood -1e-3 nan 2 3\n", "line 2: the word 'good' has 4 numbers"),
         (b"good 1 2\nb\xe9 1 2\n", "line 2: this is not UTF-8"),
         (b"gut 1 2\n", "none of the words"),
         (b"", "none of the words"),

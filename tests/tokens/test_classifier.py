@@ -1,13 +1,19 @@
 """The estimator: it learns, explains what adds up, takes any tokens, keeps its word on disk, and refuses bad input."""
 
+import html
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.base import clone, is_classifier
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.exceptions import NotFittedError
+from sklearn.metrics import average_precision_score, f1_score, make_scorer
+from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_val_score
+from sklearn.utils.validation import check_is_fitted
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from weigher.errors import RequestError, WeigherError
@@ -90,8 +96,8 @@ def test_neighbours_turn_a_word_around_where_attention_sees_them():
     local = SentimentClassifier(config=config("local-attention", word_dropout=0.0)).fit(texts, labels)
     assert alone.score(held_texts, held) < 0.7
     assert local.score(held_texts, held) > 0.95
-    assert local.explain("the film was good and it not").prediction == "1"
-    assert local.explain("the film was not good and it").prediction == "0"
+    assert local.explain("the film was good and it not").prediction == 1
+    assert local.explain("the film was not good and it").prediction == 0
 
 
 def test_ids_of_any_tokens_padded_and_as_lists():
@@ -110,6 +116,37 @@ def test_ids_of_any_tokens_padded_and_as_lists():
     assert found.contributions[0] > 0 > found.contributions[1]
 
 
+def test_ids_are_known_by_the_rule_of_words_and_their_size_costs_nothing(tmp_path):
+    """Ids and the words that they stand for give one and the same model."""
+    texts, labels = reviews(80)
+    number = {word: 10**12 * (place + 1) for place, word in enumerate(sorted({w for t in texts for w in t.split()}))}
+    ids = [[number[word] for word in text.split()] for text in texts]
+    settings = config(epochs=2, least_count=3, most_words=12)
+    by_words = SentimentClassifier(config=settings).fit(texts, labels)
+    by_ids = SentimentClassifier(config=settings).fit(ids, labels)
+    assert by_ids.ids_.tolist() == [number[word] for word in by_words.vocabulary_.words]
+    assert (len(by_ids.ids_), by_words.ids_, by_ids.vocabulary_) == (12, None, None)
+    assert np.array_equal(by_ids.decision_function(ids), by_words.decision_function(texts))
+    rare = next(number[word] for word in number if word not in by_words.vocabulary_)
+    assert by_ids.explain([0, rare, int(by_ids.ids_[0]), 10**12 + 1]).known == (False, False, True, False)
+    by_ids.save_pretrained(tmp_path)
+    loaded = SentimentClassifier.from_pretrained(tmp_path)
+    assert np.array_equal(loaded.decision_function(ids), by_ids.decision_function(ids))
+    loaded.save_pretrained(tmp_path / "again")
+    assert (tmp_path / "again" / "vocabulary.json").read_text() == (tmp_path / "vocabulary.json").read_text()
+
+
+@pytest.mark.parametrize(
+    "ids", [[0, 1], [0, 1, 2, 3], [0, 0, 1], [0, -1, 1], [0, 1, "2"], [0, 1, True], [0, 1, 2**70], {"0": 1}, None]
+)
+def test_a_list_of_ids_that_is_not_the_model_s_is_refused(ids, tmp_path):
+    SentimentClassifier(config=config(epochs=1)).fit([[0, 1], [2]] * 5, [0, 1] * 5).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "vocabulary.json").read_text()) == {"ids": [0, 1, 2]}
+    (tmp_path / "vocabulary.json").write_text(json.dumps({"ids": ids}))
+    with pytest.raises(RequestError, match="is not the list of ids of this model, 3 of them"):
+        SentimentClassifier.from_pretrained(tmp_path)
+
+
 def test_same_seed_same_model_and_another_seed_another():
     texts, labels = reviews(80)
     runs = [SentimentClassifier(config=config("gru", epochs=2), seed=seed).fit(texts, labels) for seed in (1, 1, 2)]
@@ -126,16 +163,15 @@ def test_a_saved_model_is_the_model(model, fitted, tmp_path):
     assert names == {"config.json", "model.safetensors", "vocabulary.json", "README.md"}
     loaded = SentimentClassifier.from_pretrained(tmp_path / "model")
     assert np.array_equal(loaded.decision_function(texts), classifier.decision_function(texts))
-    assert loaded.classes_ == (0, 1)
-    assert loaded.config == classifier.config
+    assert loaded.classes_.tolist() == [0, 1]
+    assert loaded.config == loaded.config_ == classifier.config_
 
 
 def test_a_saved_model_of_ids_keeps_its_labels(tmp_path):
     classifier = SentimentClassifier(config=config(epochs=2)).fit([[0, 1], [2]] * 5, ["no", "yes"] * 5)
     classifier.save_pretrained(tmp_path)
-    assert not (tmp_path / "vocabulary.json").exists()
     loaded = SentimentClassifier.from_pretrained(tmp_path)
-    assert loaded.classes_ == ("no", "yes")
+    assert loaded.classes_.tolist() == ["no", "yes"]
     assert set(loaded.predict([[0], [2], [7]]).tolist()) <= {"no", "yes"}
     with pytest.raises(RequestError, match="has learned ids"):
         loaded.predict(["a text"])
@@ -262,6 +298,44 @@ def test_scikit_learn_clones_it_validates_it_and_searches_its_settings():
         copy.set_params(epochs=3)
 
 
+@pytest.mark.parametrize("kind", [int, str])
+def test_scikit_learn_scores_and_calibrates_it(kind):
+    texts, numbers = reviews(120)
+    labels = [number if kind is int else ("no", "yes")[number] for number in numbers]
+    classifier = SentimentClassifier(config=config(epochs=12), device="cpu")
+    yes = labels[numbers.index(1)]
+    for scoring in (make_scorer(f1_score, pos_label=yes), "neg_log_loss", "roc_auc"):
+        assert np.isfinite(cross_val_score(classifier, texts, labels, cv=2, scoring=scoring, error_score="raise")).all()
+    precision = make_scorer(average_precision_score, response_method="predict_proba", pos_label=yes)
+    for scoring in (precision, *(["average_precision"] if kind is int else [])):
+        assert cross_val_score(classifier, texts, labels, cv=2, scoring=scoring, error_score="raise").mean() > 0.7
+    assert cross_val_predict(classifier, texts, labels, cv=2, method="predict_proba").shape == (120, 2)
+    calibrated = CalibratedClassifierCV(classifier, cv=2).fit(texts, labels)
+    assert calibrated.score(texts, labels) > 0.8
+    with pytest.raises(NotFittedError):
+        check_is_fitted(classifier)
+    check_is_fitted(classifier.fit(texts, labels))
+
+
+@pytest.mark.parametrize("kind", [int, str])
+def test_what_explains_predicts_a_label_as_predict_does(kind, tmp_path):
+    texts, numbers = reviews(60)
+    labels = [number if kind is int else ("no", "yes")[number] for number in numbers]
+    classifier = SentimentClassifier(config=config(epochs=6)).fit(texts, labels)
+    assert isinstance(classifier.classes_, np.ndarray)
+    assert classifier.classes_.dtype == classifier.predict(texts).dtype
+    for text, predicted in zip(texts[:10], classifier.predict(texts), strict=False):
+        found = classifier.explain(text)
+        assert (type(found.prediction), found.prediction) == (kind, predicted)
+        assert found.prediction in labels
+        plain = json.loads(json.dumps(found.to_dict()))
+        assert plain["prediction"] == str(predicted)
+        assert list(plain["probability"]) == [str(label) for label in classifier.classes_]
+        assert html.escape(str(predicted)) in found.to_html()
+    classifier.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["classes"] == sorted(set(labels))
+
+
 @pytest.mark.parametrize("as_ids", [False, True])
 def test_without_given_vectors_words_with_like_neighbours_begin_alike(as_ids):
     texts, labels = reviews(60)
@@ -298,13 +372,19 @@ def test_vectors_that_are_given_are_where_learning_begins(tmp_path):
     (tmp_path / "glove.txt").write_text("".join(lines))
     frozen = config(learning_rate=1e-12, epochs=1, least_count=1)
     classifier = SentimentClassifier(config=frozen).fit(texts, labels, vectors=tmp_path / "glove.txt")
-    assert classifier.config.scorer.embedding == 4
+    assert classifier.config_.scorer.embedding == 4
     row = classifier.vocabulary_.ids(["great"])[0]
     assert classifier.model_.embedding.weight[row].tolist() == pytest.approx([1.5, -1, 2, 0], abs=1e-9)
     attention = SentimentClassifier(config=config("local-attention", epochs=1))  # 2 heads, which do not divide 3
     (tmp_path / "glove.txt").write_text("good 1 2 3\n")
     attention.fit(texts, labels, vectors=tmp_path / "glove.txt")
-    assert (attention.config.scorer.embedding, attention.config.scorer.heads) == (3, 1)
+    assert (attention.config_.scorer.embedding, attention.config_.scorer.heads) == (3, 1)
+    assert attention.config == config("local-attention", epochs=1)  # the next fit begins with what was asked for
+    attention.save_pretrained(tmp_path / "model")
+    assert SentimentClassifier.from_pretrained(tmp_path / "model").config == attention.config_
+    attention.fit(texts, labels)
+    assert attention.config_ == attention.config
+    assert attention.model_.embedding.embedding_dim == 10
     (tmp_path / "glove.txt").write_text("good 1 nan\n")
     with pytest.raises(RequestError, match="line 1, word 'good': the vector holds NaN"):
         SentimentClassifier(config=config()).fit(texts, labels, vectors=tmp_path / "glove.txt")
@@ -324,6 +404,18 @@ def test_empty_texts_and_texts_of_unknown_words_have_an_answer(model, fitted):
     assert np.isfinite(classifier.predict_proba(["zyzzyva", "", "good"])).all()
     assert classifier.predict([]).tolist() == []
     assert classifier.explain("caf\udce9 good").tokens == ("caf", "?", "good")  # half a surrogate pair
+
+
+def test_half_a_surrogate_pair_is_shown_as_a_question_mark_and_not_read_as_one():
+    texts, labels = reviews(60)
+    texts = [text + (" ?" if label else " \ud83d") for text, label in zip(texts, labels, strict=True)]
+    classifier = SentimentClassifier(config=config()).fit(texts, labels)
+    for text in ("\ud83d", "a film \ud83d", "a film ?", "\ud83d\ude00 film"):
+        found = classifier.explain(text)
+        assert found.logit == pytest.approx(classifier.decision_function([text])[0], abs=1e-6)
+        assert found.text == text.replace("\ud83d", "?").replace("\ude00", "?")
+        assert found.tokens == tuple(split_words(found.text))
+        found.to_html().encode()
 
 
 def test_empty_texts_in_training_are_no_fault():
@@ -363,7 +455,7 @@ def test_empty_texts_in_training_are_no_fault():
         (np.zeros((2, 3), int), [0, 1], [3, 4], r"lengths\[1\] is 4"),
         (np.zeros((2, 3)), [0, 1], [3, 3], "type float64"),
         ([[1, 2], [3]], [0, 1], [2, 1], "unequal lengths"),
-        ([[0], [10**9]], [0, 1], None, "largest id is 1000000000"),
+        ([[0], [10**9]], [0, 1], None, "none holds a token that occurs 2 times"),
     ],
 )
 def test_what_cannot_be_learned_from_is_refused(texts, labels, lengths, message):
@@ -398,6 +490,12 @@ def test_what_cannot_be_applied_is_refused(fitted):
         {"neighbours": -1},
         {"averaged": 1.5},
         {"seed": -1},
+        {"learning_rate": 0.0},
+        {"learning_rate": -1.0},
+        {"learning_rate": float("nan")},
+        {"learning_rate": float("inf")},
+        {"weight_decay": -0.1},
+        {"weight_decay": float("nan")},
     ):
         with pytest.raises(RequestError, match=next(iter(wrong))):
             replace(ClassifierConfig(), **wrong)
@@ -407,6 +505,27 @@ def test_labels_keep_their_kind():
     assert two_classes([True, False], 2)[0] == (0, 1)
     assert two_classes(np.array(["b", "a"]), 2)[0] == ("a", "b")
     assert two_classes(torch.tensor([3, -1]), 2)[1].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "plain"),
+    [
+        ([np.True_, np.False_], (0, 1)),
+        ([np.True_, False], (0, 1)),
+        ([np.int8(3), 1], (1, 3)),
+        ([np.str_("b"), "a"], ("a", "b")),
+        ([np.str_("b"), np.str_("a")], ("a", "b")),
+    ],
+)
+def test_numpy_s_values_in_a_list_are_plain_ones(labels, plain):
+    classes, targets = two_classes(labels, 2)
+    assert classes == plain
+    assert [type(label) for label in classes] == [type(label) for label in plain]
+    assert targets.tolist() == [1, 0]
+    classifier = SentimentClassifier(config=config(epochs=1)).fit(["a a", "b b"] * 4, labels * 4)
+    assert 0 <= classifier.score(["a", "b"], labels) <= 1
+    with pytest.raises(RequestError, match=r"labels\[1\] is 0.5 \(float\)"):
+        two_classes([np.int64(1), np.float64(0.5)], 2)
 
 
 @pytest.mark.parametrize(
@@ -483,11 +602,23 @@ def test_a_stopped_run_goes_on_to_the_same_model(tmp_path):
 
 
 def test_held_out_texts_choose_the_epoch():
+    """Labels that mean nothing are learned by heart: the longer, the worse on texts that are held out."""
+    texts, labels = reviews(400)[0], np.random.default_rng(1).integers(0, 2, 400)
+    settings = config(epochs=10, held_out=0.1, learning_rate=3e-2, word_dropout=0.0, averaged=0.75)
+    classifier = SentimentClassifier(config=settings).fit(texts, labels)
+    history = classifier.history_
+    assert len(history.validation) == 10
+    ends = [record for record in history.validation if record["step"] > 0.25 * history.step]  # with the mean of weights
+    best = max(ends, key=lambda record: record["score"])
+    assert len(ends) == 8
+    assert best is not ends[-1]
+    assert (history.best_step, history.best_score) == (best["step"], best["score"])
+    held = np.random.default_rng([settings.seed, 0]).permutation(400)[:40]
+    logits = torch.from_numpy(classifier.decision_function([texts[row] for row in held]))
+    loss = F.binary_cross_entropy_with_logits(logits, torch.from_numpy(labels[held]).double())
+    assert loss.item() == pytest.approx(-best["score"], rel=1e-6)  # the weights are those of that epoch
+
     texts, labels = reviews(400)
-    classifier = SentimentClassifier(config=config(epochs=3, held_out=0.1)).fit(texts, labels)
-    scores = [record["score"] for record in classifier.history_.validation]
-    assert len(scores) == 3
-    assert classifier.history_.best_score == max(scores)
     assert len(SentimentClassifier(config=config(epochs=3)).fit(texts, labels).history_.validation) == 3
     assert not SentimentClassifier(config=config(epochs=1)).fit(texts[:99], labels[:99]).history_.validation
 

@@ -66,6 +66,38 @@ def test_vectors_are_the_first_singular_ones_by_either_way(monkeypatch, dense):
     assert np.array_equal(vectors, neighbour_vectors(Sequences.of(texts), 12, width, window=2))
 
 
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [[0, other] for other in range(1, 600)],  # a star: of rank 2
+        [[i, i + 1] for i in range(0, 40, 2)] + [[i] for i in range(600)],  # 20 pairs, and many without neighbours
+        [[hub, other] for hub in range(3) for other in range(3, 600)],
+    ],
+)
+def test_many_tokens_of_a_low_rank_have_the_same_vectors_each_time_and_those_of_all_of_svd(texts):
+    """Where the vectors asked for are more than the rank, an iteration may wander into what is drawn anew each time."""
+    runs = [neighbour_vectors(Sequences.of(texts), 600, 100) for _ in range(3)]
+    assert np.array_equal(runs[0], runs[1])
+    assert np.array_equal(runs[0], runs[2])
+    left, sizes, _ = np.linalg.svd(positive_information(sparse.csr_array(counted(texts, 600, 5))).toarray())
+    wanted = left[:, :100] * np.sqrt(sizes[:100])
+    lengths = np.linalg.norm(wanted, axis=1, keepdims=True)
+    wanted = np.where(lengths > 1e-6 * sizes[0] ** 0.5, wanted / np.maximum(lengths, 1e-30), 0)
+    assert np.allclose(runs[0] @ runs[0].T, wanted @ wanted.T, atol=1e-5)
+
+
+def test_vectors_of_many_tokens_hold_nearly_all_that_as_many_channels_can():
+    rng = np.random.default_rng(0)
+    texts = [(1000 ** rng.random(200)).astype(int) for _ in range(500)]  # frequent and rare tokens, by Zipf's law
+    information = positive_information(count_neighbours(Sequences.of(texts), 1000, 5))
+    found, sizes = cooccurrence.first_singular(information, 50, seed=0)
+    wanted = np.linalg.svd(information.toarray(), compute_uv=False)
+    assert np.allclose(found.T @ found, np.eye(50), atol=1e-9)
+    assert np.all(sizes <= wanted[:50] * (1 + 1e-9))
+    assert np.all(sizes >= 0.98 * wanted[:50])
+    assert ((information.T @ found) ** 2).sum() > 0.99 * (wanted[:50] ** 2).sum()
+
+
 def test_few_tokens_leave_channels_and_rare_ones_rows_of_zeros(monkeypatch):
     texts = [[0, 2], [1, 2], [0, 2], [4]]
     vectors = neighbour_vectors(Sequences.of(texts), 5, 8)

@@ -28,8 +28,8 @@ class Options:
     model: Literal["rnn", "gru", "token-mlp", "weighted-mlp", "local-attention"] = "local-attention"
     """How words are read: one after the other, each alone, each alone with a weight, or each among its neighbours."""
     vectors: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Text file of word vectors to begin with (GloVe, word2vec); where not given, they begin by the words
-    that stand around each other in the texts."""
+    """Text file of word vectors to begin with (GloVe, word2vec), for the 10,000 most frequent words of the
+    texts; where not given, they begin by the words that stand around each other in the texts."""
     window: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """With local-attention, words that one word looks at, itself included; odd (default 5)."""
     hidden: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
@@ -76,16 +76,17 @@ def run(options: Options) -> int:
             data=options.data.name,
             progress=progress,
         )
-    folder, history = options.out / "model", classifier.history_
+    folder, history, config = options.out / "model", classifier.history_, classifier.config_
     assert history is not None
+    assert config is not None
     with writing(options.out / "config.json", "w") as file:
-        json_format.dump(asdict(classifier.config), file, indent=2)
+        json_format.dump(asdict(config), file, indent=2)
     classifier.save_pretrained(folder)
     best = next((record for record in history.validation if record["step"] == history.best_step), None)
     done = {
         "model": str(folder),
         "texts": len(data.texts),
-        "classes": list(classifier.classes_),
+        "classes": classifier.classes_.tolist(),
         "accuracy": None if best is None else best["accuracy"],
         "seconds": round(history.seconds, 1),
         "tokens_per_second": median(record["items_per_second"] for record in history.train),

@@ -25,8 +25,9 @@ def read_vectors(
     skipped. The word may hold blanks, as some of GloVe's do: the width is that of the first line. `progress` gets
     "vectors" in bytes.
 
-    Raises RequestError, naming the line, for a file that is missing, not UTF-8, of uneven width, or with anything but
-    finite numbers, and where it holds none of the words.
+    Raises RequestError, naming the line, for a file that is missing, not UTF-8, of uneven width (where a line is too
+    long, as far as it begins with one of the words), or with anything but finite numbers, and where it holds none of
+    the words.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "vectors.txt"
@@ -57,11 +58,32 @@ def read_vectors(
                 raise RequestError(
                     f"{source}, line {line}: needed is a word and {width or 'its'} numbers with single blanks between"
                 )
+            if len(parts) > width + 1 and word not in words and (head := _without_numbers(parts[:-width])) in words:
+                raise RequestError(
+                    f"{source}, line {line}: the word {head!r} has {len(parts) - 1 - head.count(' ')} numbers, and the "
+                    f"first line has {width}; give each line as many"
+                )
             if word in words and word not in found:
                 found[word] = _numbers(parts[-width:], f"{source}, line {line}, word {word!r}")
     if not found:
         raise RequestError(f"{source} has a vector for none of the words of the texts; is it of another language?")
     return found
+
+
+def _without_numbers(parts: list[str]) -> str:
+    """The beginning of a word with blanks, without the numbers that follow it."""
+    last = len(parts)
+    while last > 1 and _is_number(parts[last - 1]):
+        last -= 1
+    return " ".join(parts[:last])
+
+
+def _is_number(part: str) -> bool:
+    try:
+        float(part)
+    except ValueError:
+        return False
+    return True
 
 
 def _numbers(parts: list[str], where: str) -> np.ndarray:

@@ -30,11 +30,9 @@ from weigher.tokens.model_card import Origin, origin_of
 from weigher.tokens.sequences import Sequences
 from weigher.tokens.token_scores import Model, TokenScorer
 from weigher.tokens.training_data import TrainingData, keep_data
-from weigher.tokens.words import Vocabulary, locate_words
+from weigher.tokens.words import KnownIds, Vocabulary, locate_words
 from weigher.train.distribution import resolve_device
 from weigher.train.loop import History
-
-_MOST_IDS = 10_000_000
 
 
 class SentimentClassifier:
@@ -42,8 +40,12 @@ class SentimentClassifier:
 
     `fit(texts, labels)` takes texts, `fit(ids, labels, lengths)` padded ids `[n, t]` of any tokens, `fit(ids, labels)`
     a list of lists of them. `predict`, `predict_proba`, `decision_function` and `score` are those of scikit-learn,
-    whose `clone`, `cross_val_score` and `GridSearchCV` take the classifier; `explain` returns an `Explanation`. After
-    fit: `classes_` (two labels, sorted), `vocabulary_` (None for ids), `history_`, `model_`.
+    whose `clone`, `cross_val_score` and `GridSearchCV` take the classifier; `explain` returns an `Explanation`. Only
+    words, or ids, that are frequent in training are known (`least_count`, `most_words`); all others are one.
+
+    After fit: `classes_` (array of two labels, sorted), `vocabulary_` (the known words; None for ids), `ids_` (the
+    known ids; None for texts), `config_` (`config`, with the width of the vectors that were given), `history_`,
+    `model_`.
     """
 
     def __init__(
@@ -61,10 +63,21 @@ class SentimentClassifier:
         self.config = config if seed is None else replace(config, seed=seed)
         self.device = resolve_device(device)
         self.model_: TokenScorer | None = None
-        self.vocabulary_: Vocabulary | None = None
-        self.classes_: tuple[Label, ...] = ()
+        self.config_: ClassifierConfig | None = None
+        self.classes_: np.ndarray = np.empty(0)
         self.history_: History | None = None
+        self._known: Vocabulary | KnownIds = Vocabulary([])
         self._origin = Origin()
+
+    @property
+    def vocabulary_(self) -> Vocabulary | None:
+        """The words with a vector of their own; None for ids, and before fit."""
+        return self._known if self.model_ is not None and isinstance(self._known, Vocabulary) else None
+
+    @property
+    def ids_(self) -> np.ndarray | None:
+        """The ids with a vector of their own, int64 `[known]`, frequent ones first; None for texts, and before fit."""
+        return self._known.ids if isinstance(self._known, KnownIds) else None
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return what the classifier was made with, so that scikit-learn can make another like it (`clone`)."""
@@ -80,6 +93,10 @@ class SentimentClassifier:
             raise RequestError(f"{strange[0]!r} is no parameter; there are {', '.join(self._given)}")
         SentimentClassifier.__init__(self, **{**self._given, **params})
         return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        """Tell scikit-learn whether the classifier has learned."""
+        return self.model_ is not None
 
     def __sklearn_tags__(self) -> Any:
         """Tell scikit-learn, which asks where it is installed, that this is a classifier of two classes of texts."""
@@ -106,53 +123,52 @@ class SentimentClassifier:
     ) -> SentimentClassifier:
         """Learn from texts, or ids of tokens, with a label each: whole numbers or words, two different ones.
 
-        `vectors` is a text file of word vectors to begin with (GloVe, word2vec); word vectors then have its width, and
-        attention the largest number of heads, up to the configured one, that divides it. In `run_dir` go metrics and
-        checkpoints, from which `resume` goes on with the same texts, labels and settings. `data` is the name of the
-        texts for the model card. Raises RequestError for what cannot be learned from or resumed, WeigherError where
-        training fails.
+        `vectors` is a text file of vectors to begin with (GloVe, word2vec), those of known words; all then have its
+        width, and attention the largest number of heads, up to the configured one, that divides it. In `run_dir` go
+        metrics and checkpoints, from which `resume` goes on with the same texts, labels and settings. `data` is the
+        name of the texts for the model card. Raises RequestError for what cannot be learned from or resumed,
+        WeigherError where training fails.
         """
         given: Any = listed(texts) if lengths is None else texts
+        config, first = self.config, {}
         if lengths is None and are_texts(given):
             classes, targets = two_classes(labels, len(given))
             words = split_all(given, progress)
-            vocabulary = Vocabulary.of(words, least_count=self.config.least_count, most_words=self.config.most_words)
-            corpus, known = Sequences.of(map(vocabulary.ids, words)), len(vocabulary)
+            known = Vocabulary.of(words, least_count=config.least_count, most_words=config.most_words)
+            corpus = Sequences.of(map(known.ids, words))
         elif vectors is not None:
             raise RequestError("word vectors are given with ids; only the words of texts can be looked up in them")
         else:
             corpus = sequences_of(given, lengths)
             classes, targets = two_classes(labels, len(corpus))
-            vocabulary, known = None, int(corpus.tokens.max(initial=-1)) + 1
-        if not len(corpus.tokens) or not known:
+            known = KnownIds.of(corpus.tokens, least_count=config.least_count, most_ids=config.most_words)
+            corpus = Sequences(known.numbers(corpus.tokens), corpus.offsets)
+        if not len(known):
             raise RequestError(
-                f"{len(corpus)} texts are given, and none holds a token that occurs {self.config.least_count} times; "
-                "there is nothing to learn from"
+                f"{len(corpus)} texts are given, and none holds a token that occurs {config.least_count} times in all "
+                "(least_count); give more texts, or lower least_count"
             )
-        if known > _MOST_IDS:
-            raise RequestError(f"the largest id is {known - 1}; number the tokens from 0, without such gaps")
-        config, first = self.config, {}
-        if vectors is not None and vocabulary is not None:
-            first = read_vectors(vectors, vocabulary, progress=progress)
+        if vectors is not None and isinstance(known, Vocabulary):
+            first = read_vectors(vectors, known, progress=progress)
             width = len(next(iter(first.values())))
             heads = next(count for count in range(config.scorer.heads, 0, -1) if width % count == 0)
             config = replace(config, scorer=replace(config.scorer, embedding=width, heads=heads))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            model = TokenScorer(known, config.scorer)
+            model = TokenScorer(len(known), config.scorer)
         start = model.embedding.weight.data
-        if vocabulary is not None and first:
-            start[torch.from_numpy(vocabulary.ids(list(first)))] = torch.from_numpy(np.stack(list(first.values())))
+        if first and isinstance(known, Vocabulary):
+            start[torch.from_numpy(known.ids(list(first)))] = torch.from_numpy(np.stack(list(first.values())))
         elif config.neighbours:
             found = neighbour_vectors(
-                corpus, known, config.scorer.embedding, window=config.neighbours, seed=config.seed
+                corpus, len(known), config.scorer.embedding, window=config.neighbours, seed=config.seed
             )
             placed = torch.from_numpy(np.flatnonzero(found.any(1)))
             start[placed] = torch.from_numpy(found)[placed]
         folder = None if run_dir is None else Path(run_dir)
         if folder is not None:
-            words = () if vocabulary is None else vocabulary.words
-            keep_data(folder, TrainingData.of(classes, corpus, targets, words, config), resume=resume)
+            names = known.words if isinstance(known, Vocabulary) else known.ids.tolist()
+            keep_data(folder, TrainingData.of(classes, corpus, targets, names, config), resume=resume)
         self.history_ = learn(
             model,
             corpus,
@@ -163,8 +179,7 @@ class SentimentClassifier:
             device=self.device,
             progress=progress,
         )
-        self.config, self.model_, self.vocabulary_ = config, model.eval(), vocabulary
-        self.classes_ = classes
+        self.config_, self.model_, self._known, self.classes_ = config, model.eval(), known, np.array(classes)
         self._origin = origin_of(self.history_, config, data=data, texts=len(corpus), device=self.device)
         return self
 
@@ -204,7 +219,7 @@ class SentimentClassifier:
     ) -> np.ndarray:
         """Return the likelier label of each text, `[n]`; the first of `classes_` where nothing speaks for either."""
         logits = self.decision_function(texts, lengths, progress=progress)
-        return np.array(self.classes_)[(logits > 0).astype(int)]
+        return self.classes_[(logits > 0).astype(int)]
 
     def score(self, texts: Texts, labels: Iterable[Label], lengths: Any = None) -> float:
         """Return the share of texts whose label `predict` finds, from 0 to 1."""
@@ -212,9 +227,10 @@ class SentimentClassifier:
         found = self.predict(texts, lengths)
         if len(found) != len(wanted) or not wanted:
             raise RequestError(f"{len(found)} texts and {len(wanted)} labels are given; each text needs one label")
-        strange = next((label for label in wanted if label not in self.classes_), None)
+        classes = self._plain_classes()
+        strange = next((label for label in wanted if label not in classes), None)
         if strange is not None:
-            raise RequestError(f"the label {strange!r} was not learned; this model knows {self.classes_}")
+            raise RequestError(f"the label {strange!r} was not learned; this model knows {classes}")
         return float(np.mean([a == b for a, b in zip(found.tolist(), wanted, strict=True)]))
 
     def explain(self, text: str | Sequence[int] | np.ndarray) -> Explanation:
@@ -223,10 +239,10 @@ class SentimentClassifier:
         Raises RequestError as `decision_function`.
         """
         model = self._fitted()
-        if self.vocabulary_ is not None and isinstance(text, str):
+        if isinstance(self._known, Vocabulary) and isinstance(text, str):
+            words = locate_words(text)
+            ids = self._known.ids([word.word for word in words])
             shown = text.encode("utf-8", "replace").decode("utf-8")  # half of a surrogate pair cannot be printed
-            words = locate_words(shown)
-            ids = self.vocabulary_.ids([word.word for word in words])
             places = tuple((word.start, word.end) for word in words)
         else:
             ids = self._corpus([text])[0]
@@ -242,23 +258,24 @@ class SentimentClassifier:
             text=shown,
             tokens=tuple(shown[start:end] for start, end in places),
             places=places,
-            known=tuple((ids < model.embedding.num_embeddings - 1).tolist()),
+            known=tuple((ids < len(self._known)).tolist()),
             scores=scores,
             weights=weights,
-            classes=(str(self.classes_[0]), str(self.classes_[1])),
+            classes=self._plain_classes(),
         )
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json`, `model.safetensors`, `vocabulary.json` (where it learned texts) and a model card."""
-        model, (first, second) = self._fitted(), self.classes_
-        write_classifier(Path(folder), Saved(self.config, model, self.vocabulary_, (first, second), self._origin))
+        """Write `config.json`, `model.safetensors`, `vocabulary.json` (words or ids) and a model card."""
+        model, config = self._fitted(), self.config_
+        assert config is not None
+        write_classifier(Path(folder), Saved(config, model, self._known, self._plain_classes(), self._origin))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, device: str = "auto") -> SentimentClassifier:
         """Load a model folder; nothing in it is executed. Raises RequestError that says what is wrong."""
         saved = read_classifier(Path(folder))
         classifier = cls(config=saved.config, device=device)
-        classifier.vocabulary_, classifier.classes_ = saved.vocabulary, saved.classes
+        classifier.config_, classifier._known, classifier.classes_ = saved.config, saved.known, np.array(saved.classes)
         classifier._origin, classifier.model_ = saved.origin, saved.model.to(classifier.device)
         return classifier
 
@@ -267,14 +284,19 @@ class SentimentClassifier:
             raise RequestError("this classifier has learned nothing yet; call fit(texts, labels) or from_pretrained")
         return self.model_
 
+    def _plain_classes(self) -> tuple[Label, Label]:
+        """The two labels as Python's own values."""
+        first, second = self.classes_.tolist()
+        return first, second
+
     def _corpus(self, given: Any, lengths: Any = None, progress: Progress | None = None) -> Sequences:
-        """Texts or ids as ids that the model has vectors for."""
+        """Texts or ids as the numbers of their vectors."""
         is_text = lengths is None and are_texts(given)
-        if is_text and self.vocabulary_ is not None:
-            return Sequences.of(map(self.vocabulary_.ids, split_all(given, progress)))
-        if self.vocabulary_ is not None:
+        if isinstance(self._known, Vocabulary) and is_text:
+            return Sequences.of(map(self._known.ids, split_all(given, progress)))
+        if isinstance(self._known, Vocabulary):
             raise RequestError("this model has learned texts, and was given ids, or something that is no text")
         if is_text and len(given):
             raise RequestError("this model has learned ids, and was given texts; number their words as in training")
         corpus = sequences_of(given, lengths)
-        return Sequences(np.minimum(corpus.tokens, self._fitted().embedding.num_embeddings - 1), corpus.offsets)
+        return Sequences(self._known.numbers(corpus.tokens), corpus.offsets)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from weigher.tokens.inputs import Label
+
 if TYPE_CHECKING:
     from rich.text import Text
 
@@ -33,7 +35,7 @@ class Explanation:
     known: tuple[bool, ...]
     scores: np.ndarray
     weights: np.ndarray
-    classes: tuple[str, str]
+    classes: tuple[Label, Label]
 
     @cached_property
     def contributions(self) -> np.ndarray:
@@ -51,16 +53,17 @@ class Explanation:
         return 0.5 * (1 + math.tanh(self.logit / 2))
 
     @property
-    def prediction(self) -> str:
-        """The likelier class."""
+    def prediction(self) -> Label:
+        """The likelier class, the label that `predict` gives."""
         return self.classes[int(self.logit > 0)]
 
     def to_dict(self) -> dict[str, object]:
-        """Return everything as plain data, fit for JSON."""
+        """Return everything as plain data, fit for JSON, the classes as text."""
+        against, favour = map(str, self.classes)
         columns = zip(self.tokens, self.scores, self.weights, self.contributions, self.known, strict=True)
         return {
-            "prediction": self.prediction,
-            "probability": {self.classes[0]: 1 - self.probability, self.classes[1]: self.probability},
+            "prediction": str(self.prediction),
+            "probability": {against: 1 - self.probability, favour: self.probability},
             "logit": self.logit,
             "words": [
                 {"word": word, "score": float(s), "weight": float(w), "contribution": float(c), "known": bool(k)}
@@ -95,8 +98,8 @@ class Explanation:
         parts.append(html.escape(self.text[end:]))
         return _PAGE.format(
             verdict=html.escape(f"{self.prediction} ({self.probability:.1%} {self.classes[1]})"),
-            against=html.escape(self.classes[0]),
-            favour=html.escape(self.classes[1]),
+            against=html.escape(str(self.classes[0])),
+            favour=html.escape(str(self.classes[1])),
             left="rgb({},{},{})".format(*_mixed(-1.0)),
             right="rgb({},{},{})".format(*_mixed(1.0)),
             words="".join(parts),

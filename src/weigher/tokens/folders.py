@@ -1,4 +1,4 @@
-"""The model folder of a classifier: `config.json`, `model.safetensors`, `vocabulary.json` (of texts), a model card.
+"""The model folder of a classifier: `config.json`, `model.safetensors`, `vocabulary.json` (words or ids), a model card.
 
 A folder may come from anywhere. Nothing in it is executed, and its parts are compared with each other before memory is
 asked for in the sizes that one of them names.
@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from weigher.errors import RequestError
@@ -20,7 +21,7 @@ from weigher.tokens.inputs import Label
 from weigher.tokens.learning import ClassifierConfig
 from weigher.tokens.model_card import Origin, card_of
 from weigher.tokens.token_scores import ScorerConfig, TokenScorer
-from weigher.tokens.words import Vocabulary
+from weigher.tokens.words import KnownIds, Vocabulary
 from weigher.train.state import load_weights
 
 _FORMAT, _VOCABULARY = "weigher.token-scores.1", "vocabulary.json"
@@ -28,25 +29,26 @@ _FORMAT, _VOCABULARY = "weigher.token-scores.1", "vocabulary.json"
 
 @dataclass(frozen=True, eq=False)
 class Saved:
-    """What a model folder holds; `vocabulary` is None for a model of ids."""
+    """What a model folder holds; `known` are the tokens with a vector of their own."""
 
     config: ClassifierConfig
     model: TokenScorer
-    vocabulary: Vocabulary | None
+    known: Vocabulary | KnownIds
     classes: tuple[Label, Label]
     origin: Origin
 
 
 def write_classifier(folder: Path, saved: Saved) -> None:
     """Write a model folder; raises as `weigher.io.folders.write_folder`."""
-    tokens, vocabulary = saved.model.embedding.num_embeddings - 1, saved.vocabulary
-    kind = "ids" if vocabulary is None else "words"
-    texts = {CARD: card_of(saved.origin, saved.config, saved.classes, different=tokens, kind=kind)}
-    if vocabulary is not None:
-        texts[_VOCABULARY] = json.dumps({"words": vocabulary.words})
+    if isinstance(saved.known, Vocabulary):
+        kind, known = "words", list(saved.known.words)
+    else:
+        kind, known = "ids", saved.known.ids.tolist()
+    card = card_of(saved.origin, saved.config, saved.classes, different=len(known), kind=kind)
+    texts = {CARD: card, _VOCABULARY: json.dumps({kind: known})}
     plain = {
-        "learned": "ids" if vocabulary is None else "texts",
-        "tokens": tokens,
+        "learned": "ids" if kind == "ids" else "texts",
+        "tokens": len(known),
         "classes": saved.classes,
         "config": asdict(saved.config),
         "origin": asdict(saved.origin),
@@ -64,7 +66,9 @@ def read_classifier(folder: Path) -> Saved:
             model = TokenScorer(tokens, config.scorer)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise RequestError(f"{folder / CONFIG} does not describe a model of this version ({error})") from error
-    vocabulary = _vocabulary(folder / _VOCABULARY, tokens) if plain.get("learned") == "texts" else None
+    known = (
+        _words(folder / _VOCABULARY, tokens) if plain.get("learned") == "texts" else _ids(folder / _VOCABULARY, tokens)
+    )
     for name, needed in model.state_dict().items():
         if name in weights and weights[name].shape != needed.shape:
             raise RequestError(
@@ -76,7 +80,7 @@ def read_classifier(folder: Path) -> Saved:
         raise RequestError(f"{folder / WEIGHTS}: {missing} is missing; copy the folder anew")
     model.to_empty(device="cpu")
     load_weights(model, weights, folder / WEIGHTS)
-    return Saved(config, model.eval(), vocabulary, classes, origin)
+    return Saved(config, model.eval(), known, classes, origin)
 
 
 def _config(plain: Any) -> ClassifierConfig:
@@ -112,9 +116,26 @@ def _classes(plain: Any) -> tuple[Label, Label]:
     return first, second
 
 
-def _vocabulary(path: Path, tokens: int) -> Vocabulary:
-    plain = read_json(path)
-    words = plain.get("words") if isinstance(plain, dict) else None
-    if not isinstance(words, list) or len(words) != tokens or any(type(word) is not str for word in words):
+def _words(path: Path, tokens: int) -> Vocabulary:
+    words = _listed(path, "words")
+    if len(words) != tokens or any(type(word) is not str for word in words):
         raise RequestError(f"{path} is not the vocabulary of this model, {tokens} words; copy the folder anew")
     return Vocabulary(words)
+
+
+def _ids(path: Path, tokens: int) -> KnownIds:
+    ids = _listed(path, "ids")
+    if (
+        len(ids) != tokens
+        or any(type(one) is not int or not 0 <= one < 2**63 for one in ids)
+        or len(set(ids)) != tokens
+    ):
+        raise RequestError(f"{path} is not the list of ids of this model, {tokens} of them; copy the folder anew")
+    return KnownIds(np.array(ids, np.int64))
+
+
+def _listed(path: Path, kind: str) -> list[Any]:
+    """What a vocabulary lists; nothing, which is the vocabulary of no model, where it is something else."""
+    plain = read_json(path)
+    found = plain.get(kind) if isinstance(plain, dict) else None
+    return found if isinstance(found, list) else []

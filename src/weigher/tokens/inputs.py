@@ -84,7 +84,7 @@ def two_classes(labels: Any, count: int) -> tuple[tuple[Label, Label], np.ndarra
     given = listed_labels(labels)
     if len(given) != count or not given:
         raise RequestError(f"{count} texts and {len(given)} labels are given; each text needs one label")
-    kind = str if isinstance(given[0], str) else (int, np.integer)
+    kind = str if isinstance(given[0], str) else int
     for place, label in enumerate(given):
         if not isinstance(label, kind):
             raise RequestError(
@@ -101,13 +101,13 @@ def two_classes(labels: Any, count: int) -> tuple[tuple[Label, Label], np.ndarra
 def listed_labels(labels: Any) -> list[Any]:
     """Return labels as a list of plain values; RequestError for what is no list.
 
-    >>> listed_labels(np.array([1, 0]))
-    [1, 0]
+    >>> listed_labels(np.array([1, 0])), listed_labels([np.True_, np.str_("good")])
+    ([1, 0], [True, 'good'])
     """
-    plain = labels.tolist() if hasattr(labels, "tolist") else labels
+    plain: Any = labels.tolist() if hasattr(labels, "tolist") else labels
     if not isinstance(plain, Iterable):
         raise RequestError(f"the labels are {_named(labels)}; needed is a list with one label for each text")
-    return list(plain)
+    return [label.item() if isinstance(label, np.generic) else label for label in plain]
 
 
 def _named(value: object) -> str:

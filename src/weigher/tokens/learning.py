@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,19 +36,21 @@ class ClassifierConfig:
     batch: int = 64
     """Texts in a batch."""
     learning_rate: float = 2e-3
-    """Highest learning rate."""
+    """Highest learning rate, above 0."""
     weight_decay: float = 0.1
-    """Decay of word vectors and matrices per unit of learning rate."""
+    """Decay of word vectors and matrices per unit of learning rate; 0: none."""
     least_count: int = 2
-    """Times a word has to occur in training to have a vector of its own."""
+    """Times a word, or an id, has to occur in training to have a vector of its own."""
     most_words: int = 10_000
-    """Most words with a vector of their own; rare ones, mostly names, would be learned by heart."""
+    """Most words, or ids, with a vector of their own, the most frequent ones; rare ones, mostly names, would be learned
+    by heart."""
     word_dropout: float = 0.2
     """Share of tokens that are taken for unknown ones in training, which teaches what an unknown word says."""
     neighbours: int = 5
     """Places around each word in the texts from which its first vector is made; 0: vectors begin at random."""
     averaged: float = 0.3
-    """Last share of the training whose weights are averaged; 0: the last weights count alone."""
+    """Last share of the training whose weights are averaged, as far as to the best epoch where texts are held out; 0:
+    single weights count alone."""
     held_out: float = 0.05
     """Share of the texts that choose the best epoch and are not learned from; none where these are under 20. Where
     weights are averaged, only epochs that end with their mean compete."""
@@ -60,6 +63,8 @@ class ClassifierConfig:
         wrong = {
             "epochs": self.epochs < 1,
             "batch": self.batch < 1,
+            "learning_rate": not 0 < self.learning_rate < math.inf,
+            "weight_decay": not 0 <= self.weight_decay < math.inf,
             "least_count": self.least_count < 1,
             "most_words": self.most_words < 1,
             "word_dropout": not 0 <= self.word_dropout < 1,

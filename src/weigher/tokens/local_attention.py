@@ -7,8 +7,9 @@
 
 The queries are cut into blocks of B = max(16, 2 r). A block is multiplied by its own keys and r more on either side, so
 that t (B + 2 r) scores are held where full attention holds t^2. Where no gradient is needed, PyTorch's fused attention
-works on the blocks, 1.1 to 1.7 times as fast on one core. Training multiplies matrices, which is as fast as the
-way back of the fused attention and gives the bias its slope (`benchmarks/windowed_attention.py` compares the two).
+works on the blocks, 1.0 to 1.7 times as fast on one core. Training multiplies matrices, because the bias needs its
+gradient, which the fused kernel does not give: asked for it, PyTorch multiplies matrices, too, 0.9 to 1.4 times as fast
+as `by_products` (`benchmarks/windowed_attention.py`, both kept results).
 
 Source: Beltagy, Peters, Cohan 2020, arXiv 2004.05150 (sliding window); Shaw, Uszkoreit, Vaswani 2018, arXiv 1803.02155
 (relative positions; here one number for each head and distance, as Raffel et al. 2020, arXiv 1910.10683).

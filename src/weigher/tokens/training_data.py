@@ -36,11 +36,11 @@ class TrainingData:
         classes: tuple[Label, Label],
         corpus: Sequences,
         targets: np.ndarray,
-        words: Sequence[str],
+        known: Sequence[Label],
         config: ClassifierConfig,
     ) -> TrainingData:
-        """Take numbered texts with their targets `[n]`, and what the numbers stand for (no words for ids)."""
-        found = hashlib.sha256(json.dumps(list(words)).encode())
+        """Take numbered texts with their targets `[n]`, and the words or ids that the numbers stand for."""
+        found = hashlib.sha256(json.dumps(list(known)).encode())
         for numbers in (corpus.offsets, corpus.tokens, targets):
             found.update(numbers.astype("<i8").tobytes())
         return cls(classes, len(corpus), found.hexdigest(), _flat(json.loads(json.dumps(asdict(config)))))
