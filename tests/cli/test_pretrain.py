@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 from interrupting import cut_by
@@ -19,8 +18,6 @@ from launching import torchrun
 from weigher.cli.main import main
 from weigher.io.features import Features, write_features
 from weigher.io.manifest import write_cast_csv
-from weigher.pairs.pretrained import load_image_encoder
-from weigher.pairs.pretraining import ImageEncoder
 from weigher.recordings.adapt import read_start
 from weigher.recordings.diarizer import Diarizer
 from weigher.recordings.pretrained_encoder import load_encoder
@@ -115,9 +112,9 @@ def test_every_loss_hears_neighbouring_crops(world, tmp_path, method, capsys):
     assert load_encoder(tmp_path / "run" / "encoder")[0].config.embedding == 8
 
 
-def container(path, people, each):
+def container(path, people, each, seed=0):
     """A container of features: in everybody's recordings, energy moves from band to band in a way of their own."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     spectra = {name: 2 * rng.normal(size=6) * np.linspace(-1, 1, 60)[:, None] for name in people}
     rows = [(name, str(k), spectra[name] + rng.normal(size=(60, 6))) for name in people for k in range(each)]
     features = np.concatenate([values for _, _, values in rows]).astype(np.float32)
@@ -256,68 +253,6 @@ def test_features_of_another_width_and_other_verbs_refuse_the_encoder(world, run
     assert "give a model of that kind" in capsys.readouterr().err
 
 
-# --- images ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def drawings(tmp_path_factory):
-    """A folder of upright and of level bars, 8 x 8 pixels."""
-    folder, generator = tmp_path_factory.mktemp("drawings"), np.random.default_rng(0)
-    for index in range(40):
-        image = generator.integers(0, 40, (8, 8)).astype(np.uint8)
-        place, upright = generator.integers(1, 7), index % 2
-        image[(slice(None), place) if upright else (place, slice(None))] = 255
-        path = folder / ("upright" if upright else "level") / f"{index}.png"
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(image).save(path)
-    return folder
-
-
-def test_images_are_learned_and_tried_where_they_have_labels(world, drawings, tmp_path, capsys):
-    options = ("--config", world / "images.json", "--json")
-    assert pretrain(drawings, tmp_path / "run", *options) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["images"], told["steps"]) == (40, 6)
-    assert set(told["accuracy"]) == {"random start", "pre-trained"}
-    for figures in told["accuracy"].values():
-        assert set(figures) == {"linear probe", "5 nearest neighbours", "10 labels of each class"}
-        assert all(0 <= value <= 1 for value in figures.values())
-    assert load_image_encoder(tmp_path / "run" / "encoder").config.channels == (4, 8)
-    unlabelled = tmp_path / "x.npz"
-    np.savez(unlabelled, x=np.random.default_rng(0).random((20, 8, 8, 3)))
-    assert pretrain(unlabelled, tmp_path / "plain", "--config", world / "images.json", "--method", "relic") == 0
-    printed = capsys.readouterr().out
-    assert printed.count("\n") == 1
-    assert "taught by relic on 20 images in 3 steps" in printed
-    assert load_image_encoder(tmp_path / "plain" / "encoder").config.colours == 3
-
-
-def test_small_crops_join_two_of_the_full_size(world, drawings, tmp_path, monkeypatch):
-    sizes = []
-    features = ImageEncoder.features
-    monkeypatch.setattr(ImageEncoder, "features", lambda self, x: sizes.append(x.shape[2]) or features(self, x))
-    settings = {**IMAGES, "method": "swav", "small_crops": 3, "losses": {"swav": {"prototypes": 4}}}
-    (tmp_path / "crops.json").write_text(json.dumps(settings), encoding="utf-8")
-    assert pretrain(drawings, tmp_path / "run", "--config", tmp_path / "crops.json") == 0
-    assert sizes[:5] == [8, 8, 4, 4, 4]
-
-
-def test_images_of_two_sizes_are_refused_and_broken_ones_left_out(world, drawings, tmp_path, capsys):
-    for index in range(4):
-        Image.fromarray(np.full((8, 8, 3), 40 * index, np.uint8)).save(tmp_path / f"{index}.png")
-    (tmp_path / "broken.png").write_bytes((tmp_path / "0.png").read_bytes()[:40])
-    (tmp_path / "words.jpg").write_text("no picture")
-    assert pretrain(tmp_path, tmp_path / "run", "--config", world / "images.json", "--json") == 0
-    shown = capsys.readouterr()
-    told = json.loads(shown.out)
-    assert (told["images"], told["accuracy"]) == (4, {})
-    assert [any(name in line for line in told["skipped"]) for name in ("broken.png", "words.jpg")] == [True, True]
-    assert shown.err.count("left out: ") == 2
-    Image.fromarray(np.zeros((8, 9), np.uint8)).save(tmp_path / "wide.png")
-    assert pretrain(tmp_path, tmp_path / "second", "--config", world / "images.json") == 2
-    assert "9 x 8" in capsys.readouterr().err
-
-
 # --- requests that cannot be served ----------------------------------------------------------------------------------
 
 
@@ -380,3 +315,16 @@ def test_a_run_is_not_written_over_and_goes_on_with_what_it_began_with(world, ru
     assert "began with recordings 8" in capsys.readouterr().err
     assert pretrain(world / "audio", run, "--resume") == 0
     assert weights(run) == before
+
+
+def test_other_recordings_of_the_same_size_are_refused(world, tmp_path, capsys):
+    voices = container(tmp_path / "voices.npz", ("a", "b"), 4)
+    options = ("--config", world / "small.json", "--method", "info-nce", "--epochs", 1)
+    assert pretrain(voices, tmp_path / "run", *options) == 0
+    container(voices, ("a", "b"), 4, seed=1)
+    assert pretrain(voices, tmp_path / "run", "--resume") == 2
+    said = capsys.readouterr().err
+    assert "began with recordings 8, frames 480, values " in said
+    assert "give the data it began with" in said
+    container(voices, ("a", "b"), 4)
+    assert pretrain(voices, tmp_path / "run", "--resume") == 0

@@ -10,19 +10,21 @@ from weigher.pairs.align_uniform import AlignUniformConfig, AlignUniformLoss, al
 from weigher.pairs.checks import check_power, check_views
 from weigher.pairs.diagnosis import diagnose
 from weigher.pairs.info_nce import InfoNCELoss
-from weigher.pairs.relic import ReLICLoss
+from weigher.pairs.relic import ReLICConfig, ReLICLoss
 from weigher.pairs.seqclr import SeqCLRConfig, SeqCLRLoss
 from weigher.pairs.swav import SwAVConfig, SwAVLoss
 
 
-def swav():
-    return SwAVLoss(SwAVConfig(prototypes=1, embedding=3), generator=torch.Generator().manual_seed(0)).double()
+def swav(temperature=0.1, dtype=torch.float64):
+    config = SwAVConfig(prototypes=1, embedding=3, temperature=temperature)
+    return SwAVLoss(config, generator=torch.Generator().manual_seed(0)).to(dtype)
 
 
-def as_frames(head="none"):
+def as_frames(temperature=0.1, dtype=torch.float64, head="none"):
     """SeqCLR of embeddings as sequences of one frame, and of weights `[n]` as those of sequences."""
     torch.manual_seed(0)
-    loss = SeqCLRLoss(SeqCLRConfig("frame", head=head, hidden=4, embedding=3), features=3).double()
+    config = SeqCLRConfig("frame", head=head, hidden=4, embedding=3, temperature=temperature)
+    loss = SeqCLRLoss(config, features=3).to(dtype)
 
     def call(*views, weight=None):
         return loss(*(view[:, None] for view in views), weight=None if weight is None else weight[:, None])
@@ -31,13 +33,15 @@ def as_frames(head="none"):
 
 
 LOSSES = {
-    "align-uniform": AlignUniformLoss,
-    "info-nce": InfoNCELoss,
-    "relic": ReLICLoss,
+    "align-uniform": lambda temperature=0.2, _=None: AlignUniformLoss(
+        AlignUniformConfig(contrast_weight=1.0, temperature=temperature)
+    ),
+    "info-nce": lambda temperature=0.2, _=None: InfoNCELoss(temperature),
+    "relic": lambda temperature=0.2, _=None: ReLICLoss(ReLICConfig(temperature=temperature)),
     "swav": swav,
     "seqclr": as_frames,
-    "seqclr, mlp": lambda: as_frames("mlp"),
-    "seqclr, bilstm": lambda: as_frames("bilstm"),
+    "seqclr, mlp": lambda *given: as_frames(*given, head="mlp"),
+    "seqclr, bilstm": lambda *given: as_frames(*given, head="bilstm"),
 }
 every_loss = pytest.mark.parametrize("made", LOSSES.values(), ids=LOSSES)
 
@@ -60,12 +64,19 @@ def test_a_dead_encoder_is_told(made, place, wrong):
 
 
 @every_loss
-@pytest.mark.parametrize("anything", [math.nan, math.inf, 1e200])
-def test_what_has_no_weight_may_hold_anything(made, anything):
-    weight = torch.tensor([1.0, 0.0, 2.0, 1.0, 0.5], dtype=torch.float64)
-    spoiled = [torch.where(weight[:, None] > 0, view, anything).requires_grad_() for view in views()]
-    kept = [view[weight > 0].requires_grad_() for view in views()]
-    found, expected = made()(*spoiled, weight=weight), made()(*kept, weight=weight[weight > 0])
+@pytest.mark.parametrize("anything", [math.nan, math.inf, 1e200, 1.0])
+@pytest.mark.parametrize(
+    ("temperature", "dtype"),
+    [(0.2, torch.float64), (0.01, torch.float32), (0.007, torch.float32)],  # in these two exp overflows
+)
+def test_what_has_no_weight_may_hold_anything(made, anything, temperature, dtype):
+    weight = torch.tensor([1.0, 0.0, 2.0, 1.0, 0.5], dtype=dtype)
+    given = [view.to(dtype) - 1 for view in views()]  # far from a row of ones
+    held = torch.tensor(anything, dtype=dtype)
+    spoiled = [torch.where(weight[:, None] > 0, view, held).requires_grad_() for view in given]
+    kept = [view[weight > 0].requires_grad_() for view in given]
+    loss, other_loss = (made(temperature, dtype) for _ in range(2))
+    found, expected = loss(*spoiled, weight=weight), other_loss(*kept, weight=weight[weight > 0])
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value)

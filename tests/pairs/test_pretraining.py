@@ -41,7 +41,8 @@ def encoder(seed=0, config=SMALL):
 
 
 def weights(model):
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
+    """All that an encoder is, the running figures of its batch norm included."""
+    return torch.cat([tensor.flatten().double() for tensor in model.state_dict().values()])
 
 
 @pytest.mark.parametrize("loss", [InfoNCELoss(0.5), AlignUniformLoss(AlignUniformConfig(align_weight=3.0))])
@@ -74,6 +75,44 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path):
     pretrain(resumed, InfoNCELoss(), x, BRIEF, run_dir=tmp_path, resume=True, device="cpu")
     assert torch.equal(weights(resumed), weights(whole))
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 12
+
+
+def test_the_projection_has_batch_norm_that_stands_still_in_evaluation():
+    model, (x, _) = encoder(), images()
+    assert [type(layer).__name__ for layer in model.projection] == ["Linear", "BatchNorm1d", "ReLU", "Linear"]
+    model.train()(100 + x)
+    held = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    whole = encode(model, x, embeddings=True)
+    torch.testing.assert_close(encode(model, x[:1], embeddings=True), whole[:1])  # one image alone is as among others
+    assert all(torch.equal(tensor, held[name]) for name, tensor in model.state_dict().items())
+    assert model.features(x[:1]).shape == (1, 32)
+    with pytest.raises(RequestError, match=r"one image .* eval\(\)"):
+        model(x[:1])
+
+
+def test_the_slow_copy_has_running_figures_of_its_own(tmp_path):
+    model, (x, _) = encoder(), images()
+    pretrain(model, ReLICLoss(), x, replace(BRIEF, target_momentum=0.8), run_dir=tmp_path, device="cpu")
+    assert model.projection[1].num_batches_tracked == 2 * 12  # its own two views a step, not those of the copy
+    tensors, _ = load_tensors(tmp_path / "last.safetensors")
+    names = list(model.state_dict())
+    slow = tensors[f"model.target.tensor_{names.index('projection.1.running_mean')}"]
+    assert slow.abs().sum() > 0
+    assert not torch.equal(slow, model.projection[1].running_mean)
+
+
+def test_an_epoch_is_ordered_once(monkeypatch):
+    made, drawn_of = [], np.random.default_rng
+
+    def spy(seed=None):
+        made.append(seed)
+        return drawn_of(seed)
+
+    monkeypatch.setattr(np.random, "default_rng", spy)
+    x, _ = images()
+    pretrain(encoder(), InfoNCELoss(), x, replace(BRIEF, seed=123), device="cpu")
+    orders = [seed for seed in made if isinstance(seed, list) and len(seed) == 2 and seed[0] == 123]
+    assert orders == [[123, epoch] for epoch in range(4)]
 
 
 class Prototypes(nn.Module):

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from contract import Subject, check_laws
 from weigher.core.contrast import symmetric_info_nce, unit
@@ -98,6 +99,75 @@ def test_gradients_and_blocks(monkeypatch):
         torch.testing.assert_close(one, two)
 
 
+def direct(one, two, weight, *, temperature, kind, detach):
+    """The penalty from whole matrices, in plain PyTorch."""
+    counts = weight[..., None, :]
+    scores = [a @ b.mT / temperature for a, b in (one, two)]
+    p, q = (s - (s + counts.log()).logsumexp(-1, keepdim=True) for s in scores)  # of one copy each
+
+    def kl(x, y):
+        own = (counts * x.exp() * x).sum(-1)
+        return (own.detach() if detach else own) - (counts * x.exp() * y).sum(-1)
+
+    middle = torch.logaddexp(p, q) - math.log(2)
+    return {
+        "forward": lambda: kl(p, q),
+        "reverse": lambda: kl(q, p),
+        "symmetric": lambda: (kl(p, q) + kl(q, p)) / 2,
+        "jensen-shannon": lambda: (kl(p, middle) + kl(q, middle)) / 2,
+    }[kind]()
+
+
+@pytest.mark.parametrize(
+    ("kind", "detach"), [*((kind, False) for kind in KINDS), *((kind, True) for kind in KINDS[:-1])]
+)
+def test_blocks_give_the_values_and_gradients_of_whole_matrices(monkeypatch, kind, detach):
+    """5 queries and 8 keys, in two batches; all that is differentiable, weights too."""
+    generator = torch.Generator().manual_seed(0)
+    x, y, k, r = (torch.randn(2, n, 3, dtype=torch.float64, generator=generator) for n in (5, 5, 8, 8))
+    weight = 0.1 + torch.rand(2, 8, dtype=torch.float64, generator=generator)
+    given = [part.requires_grad_() for part in (x, y, k, r, weight)]
+
+    def both():
+        settings = {"temperature": 0.4, "divergence": kind, "detach_target": detach}
+        found = invariance((x, k), (y, r), weight=weight, **settings)
+        return found, torch.autograd.grad((found * torch.arange(1, 6)).sum(), given)
+
+    value = direct((x, k), (y, r), weight, temperature=0.4, kind=kind, detach=detach)
+    slopes = torch.autograd.grad((value * torch.arange(1, 6)).sum(), given)
+    for block in (100, 3):
+        monkeypatch.setattr(relic, "BLOCK", block)
+        found, own = both()
+        torch.testing.assert_close(found, value)
+        for place, (one, two) in enumerate(zip(own, slopes, strict=True)):
+            torch.testing.assert_close(one, two, msg=lambda said, place=place: f"{place}: {said}")
+    if not detach:
+
+        def penalty(*parts):
+            return invariance(parts[0::2][:2], parts[1::2][:2], temperature=0.4, divergence=kind, weight=parts[4])
+
+        gradcheck(penalty, (x, y, k, r, weight))
+
+
+def test_no_block_is_larger_or_thinner_than_it_need_be(monkeypatch):
+    """12 queries and 64 keys in blocks of 4: a row of many keys at a time would be all overhead."""
+    shapes = []
+
+    class Products(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), named=None):
+            made = function(*arguments, **(named or {}))
+            if "mm" in str(function):
+                shapes.append(tuple(made.shape[-2:]))
+            return made
+
+    monkeypatch.setattr(relic, "BLOCK", 4)
+    queries, keys = torch.randn(2, 12, 5), torch.randn(2, 64, 5)
+    with Products():
+        invariance((queries[0], keys[0]), (queries[1], keys[1]))
+    assert shapes
+    assert set(shapes) == {(4, 4)}
+
+
 def test_memory_grows_with_the_rows_not_with_their_square():
     """4,000 rows: one matrix alone would take 64 MB, and the penalty has several, for both orders of views."""
     code = """
@@ -170,6 +240,22 @@ def test_fishers_ratio_is_scale_free_and_grows_with_distance():
     torch.testing.assert_close(fisher_ratios(far, labels), torch.stack(direct))
     with pytest.warns(UserWarning, match="one member"):
         assert fisher_ratios(torch.eye(2), torch.tensor([0, 1])).tolist() == [math.inf]
+
+
+def test_fishers_ratio_of_many_classes_needs_little_memory():
+    """300 classes of 4,096 features: their 44,850 differences would take 735 MB, twice."""
+    code = """
+import resource, torch
+from weigher.pairs.relic import fisher_ratios
+torch.set_num_threads(1)
+x, labels = torch.randn(600, 4096), torch.arange(600) % 300
+fisher_ratios(x[:4], labels[:4] % 2)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+fisher_ratios(x, labels)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert float(done.stdout) < 100  # megabytes
 
 
 def test_fishers_ratio_of_half_precision_does_not_overflow():

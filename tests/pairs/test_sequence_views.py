@@ -202,6 +202,24 @@ def test_what_is_hidden_is_one_stretch_of_the_mean():
     assert frames[torch.arange(300), lengths - 1].any()
 
 
+def test_what_is_hidden_has_the_level_and_colour_of_its_view():
+    """A recording that is the same at all times: so is its view, whatever is hidden."""
+    x, lengths = speech(b=50)[:, :1].expand(50, 30, 12).clone(), torch.arange(50) % 30 + 1
+    real = (torch.arange(30) < lengths[:, None])[..., None]
+    x = x.masked_fill(~real, math.nan)
+    config = with_only(SpeechViewConfig(), noise=0.0, gain=2.0)
+    view = speech_view(x, lengths, config, rng())
+    torch.testing.assert_close(view, view[:, :1].expand_as(view).masked_fill(~real, 0))
+    x, lengths = speech(b=50), None  # where a front end takes each band's mean off, level and colour are gone
+    views = [speech_view(x, lengths, with_only(config, gain=gain, colour=gain), rng()) for gain in (0.0, 2.0)]
+    one, two = (view - view.mean(1, keepdim=True) for view in views)
+    torch.testing.assert_close(one, two, atol=1e-5, rtol=0)
+    noisy = speech_view(x, lengths, with_only(STILL_SPEECH, noise=1.0, band_mask=1.0), rng())
+    hidden = (noisy == noisy[:, :1]).all(1)
+    assert hidden.any()
+    assert (noisy.mean(1) - x.mean(1))[hidden].abs().max() > 0.01  # the mean of what was heard, noise included
+
+
 def test_a_hidden_stretch_ends_where_the_recording_does():
     start, size = torch.meshgrid(torch.linspace(0, 0.999, 50), torch.linspace(0, 0.999, 50), indexing="ij")
     lengths = torch.full((2500,), 7)

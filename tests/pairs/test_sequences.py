@@ -107,6 +107,20 @@ def test_stretched_views_stay_aligned(monkeypatch):
     assert len({int(n) for (_, lengths), _ in found for n in lengths}) > 1
 
 
+def test_neighbouring_crops_keep_their_speed(monkeypatch):
+    quick = SpeechViewConfig(gain=0, colour=0, band_mask=0, time_masks=0, noise=0, stretch=0.3)
+    found = caught(monkeypatch, SequenceConfig("info-nce", views=quick), numbered(80, 90, 100, 110), learning_rate=1e-9)
+    for frames, lengths in (view for views in found for view in views):
+        assert lengths.tolist() == [10] * 4
+        torch.testing.assert_close(frames[..., 1].diff(), torch.full((4, 9), 2.0), atol=1e-3, rtol=0)
+
+
+def test_each_way_to_teach_has_the_temperature_that_is_best_for_voices():
+    config = SequenceConfig()
+    assert (config.losses.temperature, config.seqclr.temperature) == (0.02, 0.05)
+    assert config.losses.swav.epsilon == 0.01  # the projection of crops has no batch norm
+
+
 def test_pooling_is_the_mean_of_what_is_real():
     encoder = Frames()
     pooled = Pooled(encoder, 5, 7, 4)
@@ -135,7 +149,8 @@ def voices(count=6, seed=0):
 
 @pytest.mark.parametrize("method", ["seqclr", "info-nce", "relic"])
 def test_training_lowers_the_loss_and_is_the_same_twice(method):
-    config = SequenceConfig(method, crop_seconds=2.0, seqclr=SeqCLRConfig(windows=2), views=STILL)
+    losses = LossConfig(temperature=0.1)
+    config = SequenceConfig(method, crop_seconds=2.0, seqclr=SeqCLRConfig(windows=2), views=STILL, losses=losses)
     runs = []
     for _ in range(2):
         torch.manual_seed(0)
@@ -199,7 +214,7 @@ def test_what_cannot_be_served_is_said(call, said):
 def test_losses_are_made_as_they_are_set():
     assert isinstance(pair_loss("relic", LossConfig(), 4, with_target=True), ReLICLoss)
     assert pair_loss("swav", LossConfig(), 7).prototypes.shape == (64, 7)
-    assert pair_loss("align-uniform", LossConfig(), 4).config.align_weight == 3.0
+    assert pair_loss("align-uniform", LossConfig(), 4).config.align_weight == 2.0
     for method in ("info-nce", "align-uniform"):
         assert pair_loss(method, LossConfig(), 4, with_target=True).queue is None
         assert pair_loss(method, LossConfig(queue=8), 4, with_target=True).queue.held.shape == (8, 4)

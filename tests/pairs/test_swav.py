@@ -307,12 +307,21 @@ def whole_state(*modules):
     return torch.cat([tensor.detach().flatten().double() for one in modules for tensor in one.state_dict().values()])
 
 
+def test_rows_from_elsewhere_are_brought_to_the_prototypes(monkeypatch):
+    """What `encode` returns lies on the CPU; of a loss that was trained on a GPU the prototypes do not."""
+    met = []
+    monkeypatch.setattr(SwAVLoss, "_scores", lambda _, rows, prototypes: met.append((rows, prototypes)))
+    SwAVLoss(SwAVConfig(prototypes=4, embedding=3)).to("meta").scores(torch.ones(5, 3))
+    assert [[part.device.type for part in pair] for pair in met] == [["meta", "meta"]]
+
+
 def test_it_learns_in_the_small_loop_from_crops_of_two_sizes():
     torch.manual_seed(0)
     model = ImageEncoder(ImageEncoderConfig(channels=(4, 8), hidden=16, embedding=6))
     mild = ViewConfig(rotation_degrees=0, shift=0, scale=0, gain=0.2, noise=0.05)
     views = multi_crop(CropConfig(2, 8, (0.7, 1.0)), CropConfig(2, 6, (0.5, 0.7)), changes=mild)
-    loss = module(embedding=6, epsilon=0.01, alarm_after=25)  # and no alarm is given
+    loss = module(embedding=6, epsilon=SwAVConfig.epsilon, alarm_after=25)  # and no alarm is given
+    assert SwAVConfig.epsilon == 0.05  # the paper's
     history = pretrain(model, loss, bars(), PretrainConfig(epochs=30, batch=24), views=views, device="cpu")
     assert np.mean([record["of_chance"] for record in history.train[-6:]]) < 0.8
     assert np.mean([record["used"] for record in history.train[-6:]]) > 1.5

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -38,6 +39,7 @@ CONFIG, DATA = "config.json", "data.json"
 _PROBED, _HEARD = 10_000, 2_000  # images, recordings; more labels tell no more
 _EACH = 5  # recordings of a person from which a probe is asked about them
 _SMALL = (0.05, 0.4)  # share of an image's area in a small crop
+_ROWS = 4096  # frames or images that are read at a time to tell data apart
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ def recordings_run(settings: RecordingSettings, place: Place) -> dict[str, Any]:
         progress=place.progress,
     )
     frames = sum(map(len, heard.values))
-    _begin(place, settings, {"recordings": len(heard.values), "frames": frames})
+    held = {"recordings": len(heard.values), "frames": frames, "values": _digest(heard.values)}
+    _begin(place, settings, held)
     torch.manual_seed(settings.loop.seed)
     width = heard.values[0].shape[1]
     encoder = FrameEncoder(width, settings.encoder)
@@ -136,7 +139,8 @@ def images_run(settings: ImageSettings, place: Place) -> dict[str, Any]:
     start = deepcopy(encoder)
     with_target = settings.loop.target_momentum is not None
     loss = pair_loss(settings.method, settings.losses, shape.embedding, with_target=with_target)
-    _begin(place, settings, {"images": len(x), "shape": list(x.shape[1:])})
+    held = {"images": len(x), "shape": list(x.shape[1:]), "values": _digest([images.values])}
+    _begin(place, settings, held)
     history = pretrain(
         encoder,
         loss,
@@ -155,21 +159,34 @@ def images_run(settings: ImageSettings, place: Place) -> dict[str, Any]:
     return {"encoder": str(place.out / "encoder"), **told, "skipped": list(images.skipped)}
 
 
-def _begin(place: Place, settings: RecordingSettings | ImageSettings, counted: dict[str, Any]) -> None:
-    """Keep settings and the size of the data beside the run; a resumed run must have the same data."""
+def _begin(place: Place, settings: RecordingSettings | ImageSettings, held: dict[str, Any]) -> None:
+    """Keep settings and what the data are beside the run; a resumed run must have the same data."""
     path = place.out / DATA
     if place.resume:
         before = read_json(path)
-        if before != counted:
-            raise RequestError(f"{place.out} began with {_words(before)}, and {place.data} holds {_words(counted)}")
+        if before != held:
+            raise RequestError(
+                f"{place.out} began with {_words(before)}, and {place.data} holds {_words(held)}: give the data it "
+                "began with, or begin a run in another folder"
+            )
     elif rank() == 0:
-        for name, plain in ((CONFIG, to_plain(settings)), (DATA, counted)):
+        for name, plain in ((CONFIG, to_plain(settings)), (DATA, held)):
             with writing(place.out / name, "w") as file:
                 json.dump(plain, file, indent=2)
 
 
-def _words(counted: Any) -> str:
-    return ", ".join(f"{name} {value}" for name, value in counted.items()) if isinstance(counted, dict) else "damage"
+def _digest(arrays: Sequence[np.ndarray]) -> str:
+    """Return a short name of what arrays hold, each a part of its own."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(f"{array.dtype}{array.shape}".encode())
+        for start in range(0, len(array), _ROWS):
+            found.update(np.ascontiguousarray(array[start : start + _ROWS]).data)
+    return found.hexdigest()[:16]
+
+
+def _words(held: Any) -> str:
+    return ", ".join(f"{name} {value}" for name, value in held.items()) if isinstance(held, dict) else "damage"
 
 
 def _told(

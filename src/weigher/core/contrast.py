@@ -34,7 +34,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BLOCK = 1024  # a block of single precision then fits the cache of a core
-_HIGHEST = 60.0  # exponents of a removed key's gradient: it may lie far above all that count
+HIGHEST = 60.0  # exponents of a removed key's gradient: it may lie far above all that count
+
+Place = tuple[slice, slice]
+"""Which queries and which keys a block holds."""
 
 
 def unit(x: Float[Tensor, "*s e"], *, weight: Real[Tensor, "*s"] | None = None) -> Float[Tensor, "*s e"]:
@@ -223,18 +226,20 @@ def _counted(rows: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor | None
     return clean.to(rows.dtype), weight.to(clean.dtype)
 
 
-_Place = tuple[slice, slice]
-"""Which queries and which keys a block holds."""
+def block_places(queries: Float[Tensor, "*s n e"], keys: Float[Tensor, "*s m e"], block: int) -> Iterator[Place]:
+    """Yield which queries and which keys each block holds, all keys of some queries before the next queries.
 
+    >>> [(rows.start, columns.start) for rows, columns in block_places(torch.ones(2, 1), torch.ones(5, 1), 3)]
+    [(0, 0), (0, 3)]
+    """
 
-def _places(queries: Tensor, keys: Tensor, block: int) -> Iterator[_Place]:
     def spans(size: int) -> list[slice]:
         return [slice(start, min(start + block, size)) for start in range(0, size, block)]
 
     return product(spans(queries.shape[-2]), spans(keys.shape[-2]))
 
 
-def _scores(queries: Tensor, keys: Tensor, weight: Tensor | None, own: int | None, place: _Place) -> Tensor:
+def _scores(queries: Tensor, keys: Tensor, weight: Tensor | None, own: int | None, place: Place) -> Tensor:
     """Return the block of log c_ij + q_i . k_j."""
     rows, columns = place
     scores = queries[..., rows, :] @ keys[..., columns, :].mT
@@ -248,7 +253,7 @@ def _scores(queries: Tensor, keys: Tensor, weight: Tensor | None, own: int | Non
     return scores
 
 
-def _twins(block: Tensor, own: int | None, place: _Place) -> tuple[Tensor, slice] | None:
+def _twins(block: Tensor, own: int | None, place: Place) -> tuple[Tensor, slice] | None:
     """Return a view of the places of a block where a query meets itself, and the keys these are."""
     rows, columns = place
     if own is None:
@@ -269,7 +274,7 @@ def _way_back(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
     to_queries, to_keys = torch.zeros_like(queries), torch.zeros_like(keys)
     to_weight = torch.zeros_like(weight) if weight is not None and ctx.needs_input_grad[2] else None
     with torch.autocast(queries.device.type, enabled=False):
-        for place in _places(queries, keys, block):
+        for place in block_places(queries, keys, block):
             rows, columns = place
             scores = _scores(queries, keys, weight, own, place)
             share = scores.sub_(found[..., rows, None]).exp_().mul_(slope[..., rows, None])
@@ -277,7 +282,7 @@ def _way_back(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
             to_keys[..., columns, :] += share.mT @ queries[..., rows, :]
             if weight is not None and to_weight is not None:
                 each = queries[..., rows, :] @ keys[..., columns, :].mT - found[..., rows, None]
-                each = each.clamp(max=_HIGHEST).exp_().mul_(slope[..., rows, None])
+                each = each.clamp(max=HIGHEST).exp_().mul_(slope[..., rows, None])
                 each.masked_fill_(~result[..., rows, None].isfinite(), 0)
                 if (twins := _twins(each, own, place)) is not None:
                     twins[0].mul_(weight[..., twins[1]] > 1)
@@ -295,7 +300,7 @@ class _BlockLogSumExp(torch.autograd.Function):
         own, block = layout
         result = queries.new_full(queries.shape[:-1], -torch.inf)
         with torch.autocast(queries.device.type, enabled=False):
-            for place in _places(queries, keys, block):
+            for place in block_places(queries, keys, block):
                 scores = _scores(queries, keys, weight, own, place)
                 rows = place[0]
                 result[..., rows] = torch.logaddexp(result[..., rows], scores.logsumexp(-1))

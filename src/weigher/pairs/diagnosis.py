@@ -48,7 +48,7 @@ class Diagnosis:
     optimum: float
     """Uniformity of the uniform distribution on the sphere of this dimension."""
     lowest: float
-    """Uniformity that this number of rows cannot go below."""
+    """Uniformity that this number of rows, with their weights, cannot go below."""
     effective_rank: float
     mean_cosine: float
     plane: np.ndarray
@@ -93,8 +93,8 @@ def diagnose(
 ) -> Diagnosis:
     """Measure embeddings; `others` are the second views, row by row.
 
-    Shapes: `[n, e]`, weight `[n]` in [0, inf), how often a row counts; each a tensor or an array. Time grows
-    with n^2, memory with n.
+    Shapes: `[n, e]`, weight `[n]` in [0, inf), how often a row counts; each a tensor or an array, on any device: it is
+    worked on that of `embeddings`. Time grows with n^2, memory with n.
     Raises: RequestError for less than two rows, rows that are zero or not finite, views of different shapes, and
     weights that are negative or of another number.
 
@@ -103,14 +103,15 @@ def diagnose(
     (-4.0, 4.0, 0.0)
     """
     check_positive(t=t)
-    first, weight = torch.as_tensor(embeddings), None if weight is None else torch.as_tensor(weight)
+    first = torch.as_tensor(embeddings)
+    weight = None if weight is None else torch.as_tensor(weight, device=first.device)
     x = checked(first, weight, normalise=True, least=2, what="a diagnosis")
     counted = torch.ones_like(x[:, 0]) if weight is None else weight.to(x.dtype)
     kept = counted > 0
     x, counted = x[kept], counted[kept]
     distances = None
     if others is not None:
-        second = torch.as_tensor(others)
+        second = torch.as_tensor(others, device=first.device)
         check_same(first, second)
         y = checked(second, weight, normalise=True, least=2, what="a diagnosis")[kept]
         distances = pair_distances(x, y, alpha=1.0)
@@ -132,7 +133,7 @@ def diagnose(
         alignment=None if distances is None else float((distances.double().square() * shares).sum()),
         uniformity=float(log_potential(x, t=t, weight=None if weight is None else counted)),
         optimum=uniformity_optimum(x.shape[1], t),
-        lowest=uniformity_bound(len(x), t),
+        lowest=uniformity_bound(float(own.sum().square() / alone), t),
         effective_rank=rank,
         mean_cosine=float(cosine),
         plane=F.pad(plane, (0, 2 - plane.shape[1])).float().cpu().numpy(),  # one number: a line in it

@@ -23,7 +23,7 @@ class LossConfig:
 
     temperature: float = 0.2
     """Temperature of info-nce."""
-    align_uniform: AlignUniformConfig = field(default_factory=lambda: AlignUniformConfig(align_weight=3.0))
+    align_uniform: AlignUniformConfig = field(default_factory=lambda: AlignUniformConfig(align_weight=2.0))
     """Weights and shapes of align-uniform."""
     relic: ReLICConfig = field(default_factory=ReLICConfig)
     """Weight of the penalty, temperature, divergence of relic."""

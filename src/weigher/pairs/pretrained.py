@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from weigher.errors import RequestError
-from weigher.io.folders import CARD, CONFIG, WEIGHTS, read_folder, write_folder
+from weigher.io.folders import CARD, CONFIG, WEIGHTS, read_folder, read_json, write_folder
 from weigher.pairs.pretraining import ImageEncoder, ImageEncoderConfig
 from weigher.train.state import load_weights
 
-_FORMAT = "weigher.image-encoder.1"
+_FORMAT = "weigher.image-encoder.2"
+_BEFORE = "weigher.image-encoder.1"  # without batch norm in the projection
 
 
 def save_image_encoder(folder: Path, encoder: ImageEncoder, told: Mapping[str, Any]) -> None:
@@ -34,6 +35,12 @@ def load_image_encoder(folder: Path) -> ImageEncoder:
     >>> load_image_encoder(folder).config.channels
     (4,)
     """
+    config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else None
+    if isinstance(config, dict) and config.get("format") == _BEFORE:
+        raise RequestError(
+            f"{folder} holds an encoder that was saved before its projection had batch norm ({_BEFORE}): teach it anew "
+            "(weigher pretrain), or load it with the version of weigher that wrote it"
+        )
     plain, weights = read_folder(folder, _FORMAT)
     try:
         sizes = plain["encoder"]

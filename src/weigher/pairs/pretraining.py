@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -46,7 +47,7 @@ class ImageEncoderConfig:
     channels: tuple[int, ...] = (16, 32, 64)
     """Channels of the convolutions; each after the first halves the image."""
     hidden: int = 128
-    """Width of the projection between features and embedding."""
+    """Width of the projection between features and embedding, where batch norm stands."""
     embedding: int = 64
     """Numbers of an embedding; 2 lie on the circle."""
 
@@ -56,7 +57,10 @@ class ImageEncoderConfig:
 
 
 class ImageEncoder(nn.Module):
-    """Convolutions, features of a 2 x 2 grid, and a projection that only pre-training looks at.
+    """Convolutions, features of a 2 x 2 grid, and a projection with batch norm that only pre-training looks at.
+
+    In training an embedding depends on the other images of its batch (of its worker, where there are several), of which
+    at least two are needed; in evaluation mode it does not. Features never do.
 
     >>> encoder = ImageEncoder()
     >>> encoder.features(torch.zeros(3, 1, 8, 8)).shape, encoder(torch.zeros(3, 1, 8, 8)).shape
@@ -72,8 +76,10 @@ class ImageEncoder(nn.Module):
             layers += [nn.Conv2d(before, after, 3, stride=2 if place else 1, padding=1), nn.ReLU()]
             before = after
         self.backbone = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten())
+        hidden = self.config.hidden
+        # without batch norm embeddings start in a narrow cone, where codes as soft as those of SwAV say nothing
         self.projection = nn.Sequential(
-            nn.Linear(4 * before, self.config.hidden), nn.ReLU(), nn.Linear(self.config.hidden, self.config.embedding)
+            nn.Linear(4 * before, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, self.config.embedding)
         )
 
     def features(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
@@ -81,7 +87,14 @@ class ImageEncoder(nn.Module):
         return self.backbone(images)
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b e"]:
-        """Return embeddings, of any length, for a loss of pairs."""
+        """Return embeddings, of any length, for a loss of pairs.
+
+        Raises: RequestError for one image alone in training.
+        """
+        if self.training and len(images) == 1:
+            raise RequestError(
+                "one image alone in training: batch norm needs two at least; give more, or call eval() before"
+            )
         return self.projection(self.features(images))
 
 
@@ -112,7 +125,10 @@ class PretrainConfig:
 
 
 class _Target(nn.Module):
-    """A slow copy of an encoder; its tensors are buffers, so that they are saved, and restored after a failed step."""
+    """A slow copy of an encoder; its tensors are buffers, so that they are saved, and restored after a failed step.
+
+    Batch norm in it goes by the batch, as in the encoder, and changes the running figures of the copy alone.
+    """
 
     def __init__(self, encoder: nn.Module):
         super().__init__()
@@ -212,10 +228,13 @@ def pretrain_drawn(
     per_epoch = count // batch
     steps = config.epochs * per_epoch
 
+    @lru_cache(maxsize=1)  # of the epoch that is going on: of many things, an order takes longer than a step
+    def order(epoch: int) -> np.ndarray:
+        return np.random.default_rng([config.seed, epoch]).permutation(count)
+
     def batches(k: int, generator: np.random.Generator) -> dict[str, Any]:
         epoch, place = divmod(k - 1, per_epoch)
-        order = np.random.default_rng([config.seed, epoch]).permutation(count)
-        chosen = order[place * batch : (place + 1) * batch][rank() :: world_size()]
+        chosen = order(epoch)[place * batch : (place + 1) * batch][rank() :: world_size()]
         return {"views": draw(chosen, generator), "step": k}
 
     def step(model: nn.Module, given: dict[str, Any]) -> Mapping[str, Tensor]:

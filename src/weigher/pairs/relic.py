@@ -19,24 +19,23 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from weigher.core.contrast import BLOCK, info_nce, unit
-from weigher.core.weights import log_softmax, widen
+from weigher.core.contrast import BLOCK, HIGHEST, Place, block_places, info_nce, log_sum_exp, unit
+from weigher.core.weights import widen
 from weigher.errors import RequestError
 from weigher.pairs.checks import check_positive, check_rows, check_views
 from weigher.pairs.workers import everyones, mean_over_workers
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, Real
-    from torch import Tensor
 
 Divergence = Literal["forward", "reverse", "symmetric", "jensen-shannon"]
 _LOG_2 = math.log(2)
@@ -129,82 +128,132 @@ def invariance(
         D(p_i, q_i),   p_ij = w_j exp(x_i . k_j / tau) / sum_r w_r exp(x_i . k_r / tau),  (x, k) from `one`, q of `two`
 
     Shapes: (queries `[..., n, e]`, keys `[..., m, e]`) twice, weight `[..., m]` in [0, inf) -> `[..., n]` in [0, inf),
-    0 where nothing has any weight. Keys of weight 0 are to be finite (`unit` sees to it). Memory: O((n + m) e + block).
-    Raises: RequestError for a temperature that is not above 0.
+    0 where nothing has any weight. Keys of weight 0 are to be finite (`unit` sees to it). Memory:
+    O((n + m) e + block^2).
+    Raises: RequestError for a temperature that is not above 0, and shapes that do not fit.
 
     >>> first, second = torch.eye(3), torch.eye(3).roll(1, 0)
     >>> invariance((first, second), (second, first), temperature=1.0)
     tensor([0.3642, 0.3642, 0.3642])
     """
     check_positive(temperature=temperature)
-
-    def part(x: Tensor, y: Tensor, k: Tensor, r: Tensor, counted: Tensor | None) -> Tensor:
-        masses = None if counted is None else counted[..., None, :]
-        with torch.autocast(x.device.type, enabled=False):
-            p, q = (log_softmax(a @ b.mT / temperature, -1, weight=masses) for a, b in ((x, k), (y, r)))
-            return _divergence(p, q, masses, divergence, detach=detach_target)
-
-    rows = max(1, BLOCK * BLOCK // max(one[1].shape[-2], 1))  # of the n x m matrices, few lie in memory at a time
-    return cast("Tensor", _ByRows.apply((part, rows), one[0], two[0], one[1], two[1], weight))
+    (x, keys), (y, others) = one, two
+    wide = [widen(rows) for rows in (x / temperature, keys, y / temperature, others)]
+    counted = None if weight is None else weight.to(wide[0].dtype)
+    how = _How(divergence, detach_target, BLOCK)
+    return cast("Tensor", _BlockDivergence.apply(how, *wide, counted)).to(x.dtype)
 
 
-def _spans(ctx: Any, count: int) -> list[slice]:
-    return [slice(start, start + ctx.rows) for start in range(0, count, ctx.rows)]
+class _How(NamedTuple):
+    divergence: Divergence
+    detach: bool
+    block: int
 
 
-def _way_back(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
-    """Return the gradients of `_ByRows`, for which each part is made anew."""
-    given = ctx.saved_tensors
-    wanted = [number for number, needed in enumerate(ctx.needs_input_grad[1:]) if needed]
-    found = {number: torch.zeros_like(given[number]) for number in wanted}
-    for place in _spans(ctx, given[0].shape[-2]):
-        own = [x[..., place, :] if number < 2 else x for number, x in enumerate(given)]
-        leaves: list[Any] = [
-            None if x is None else x.detach().requires_grad_(number in found) for number, x in enumerate(own)
-        ]
-        with torch.enable_grad():
-            value = ctx.part(*leaves)
-        each = torch.autograd.grad(value, [leaves[number] for number in wanted], slopes[0][..., place])
-        for number, slope in zip(wanted, each, strict=True):
-            (found[number][..., place, :] if number < 2 else found[number]).add_(slope)
-    return None, *(found.get(number) for number in range(len(given)))
+class _Shares(NamedTuple):
+    """A block of two distributions `[..., n, m]`: logarithms of one copy's share, and shares of all copies."""
+
+    p: Tensor
+    q: Tensor
+    all_p: Tensor
+    all_q: Tensor
 
 
-class _ByRows(torch.autograd.Function):
-    """A function of queries (x, y) and keys (k, r, weight), some of its rows after the others.
+def _shares(given: Sequence[Tensor | None], totals: Sequence[Tensor], place: Place) -> _Shares:
+    """Return the block of both distributions; `totals` are the logarithms of their sums."""
+    x, keys, y, others, weight = given
+    rows, columns = place
+    pairs = ((cast("Tensor", x), cast("Tensor", keys)), (cast("Tensor", y), cast("Tensor", others)))
+    p, q = (
+        (a[..., rows, :] @ b[..., columns, :].mT).sub_(total[..., rows, None])
+        for (a, b), total in zip(pairs, totals, strict=True)
+    )
+    if weight is None:
+        return _Shares(p, q, p.exp(), q.exp())
+    counts = weight[..., None, columns].log()  # -inf of what is removed: its share is 0, however near it is
+    return _Shares(p, q, (p + counts).exp_(), (q + counts).exp_())
 
-    No part leaves anything behind: small things kept between large ones would leave the heap in pieces.
+
+def _terms(shares: _Shares, how: _How) -> tuple[Tensor, Tensor, Tensor]:
+    """Return each key's part of D, and its slopes by the logarithm p and by q, `[..., n, m]` each.
+
+    KL(p || q): P (p - q), P (p - q + 1), -P     without the entropy, where it is detached: -P q, -P q, -P
+    the middle: (P (p - m) + Q (q - m)) / 2, P (p - m) / 2, Q (q - m) / 2,   m = log((e^p + e^q) / 2)
     """
+    p, q, all_p, all_q = shares
+    if how.divergence == "reverse":
+        value, by_q, by_p = _terms(_Shares(q, p, all_q, all_p), how._replace(divergence="forward"))
+        return value, by_p, by_q
+    if how.divergence == "symmetric":
+        there, back = (_terms(shares, how._replace(divergence=kind)) for kind in ("forward", "reverse"))
+        value, by_p, by_q = ((one + two) / 2 for one, two in zip(there, back, strict=True))
+        return value, by_p, by_q
+    if how.divergence == "jensen-shannon":
+        middle = torch.logaddexp(p, q) - _LOG_2
+        by_p, by_q = all_p * (p - middle) / 2, all_q * (q - middle) / 2
+        return by_p + by_q, by_p, by_q
+    if how.detach:
+        value = -all_p * q
+        return value, value, -all_p
+    value = all_p * (p - q)
+    return value, value + all_p, -all_p
+
+
+def _way_back(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    """Return the gradients of `invariance`, block by block, with T the terms and S_p, S_q the sums of their slopes.
+
+    dD/ds_j = dT_j/dp - P_j S_p,   dD/du_j = dT_j/dq - Q_j S_q,   dD/dw_j = (T_j - P_j S_p - Q_j S_q) / w_j
+    """
+    *given, total_p, total_q, sum_p, sum_q, alive = ctx.saved_tensors
+    x, keys, y, others, _ = given
+    slope = (gradients[0] * alive)[..., None]
+    wanted = zip(given, ctx.needs_input_grad[1:], strict=True)  # keys of a slow copy need none
+    found = [torch.zeros_like(part) if needed else None for part, needed in wanted]
+    to_x, to_keys, to_y, to_others, to_weight = found
+    with torch.autocast(x.device.type, enabled=False):
+        for place in block_places(x, keys, ctx.how.block):
+            rows, columns = place
+            own = slope[..., rows, :]
+            shares = _shares(given, (total_p, total_q), place)
+            _, by_p, by_q = _terms(shares, ctx.how)
+            by_p = (by_p - shares.all_p * sum_p[..., rows, None]) * own
+            by_q = (by_q - shares.all_q * sum_q[..., rows, None]) * own
+            for each, one, two, to_one, to_two in ((by_p, x, keys, to_x, to_keys), (by_q, y, others, to_y, to_others)):
+                if to_one is not None:
+                    to_one[..., rows, :] += each @ two[..., columns, :]
+                if to_two is not None:
+                    to_two[..., columns, :] += each.mT @ one[..., rows, :]
+            if to_weight is not None:
+                copies = [log.clamp(max=HIGHEST).exp() for log in shares[:2]]
+                term, _, _ = _terms(_Shares(shares.p, shares.q, *copies), ctx.how)
+                each = term - copies[0] * sum_p[..., rows, None] - copies[1] * sum_q[..., rows, None]
+                to_weight[..., columns] += (each * own).sum(-2)
+    return None, *found
+
+
+class _BlockDivergence(torch.autograd.Function):
+    """`invariance` of scaled inputs of one type; keeps these and a few numbers for each query for the way back."""
 
     @staticmethod
-    def forward(ctx: Any, how: tuple[Callable[..., Tensor], int], *given: Tensor | None) -> Tensor:
-        ctx.part, ctx.rows = how
-        x, y, *keys = cast("tuple[Tensor, ...]", given)
-        result = x.new_empty(x.shape[:-1])
-        for place in _spans(ctx, x.shape[-2]):
-            result[..., place] = ctx.part(x[..., place, :], y[..., place, :], *keys)
-        ctx.save_for_backward(*given)
+    def forward(ctx: Any, how: _How, *given: Tensor | None) -> Tensor:
+        x, keys, y, others = cast("tuple[Tensor, ...]", given[:4])
+        ctx.how, weight = how, given[4]
+        found = [log_sum_exp(a, b, weight=weight, block=how.block) for a, b in ((x, keys), (y, others))]
+        alive = found[0].isfinite()
+        totals = [torch.where(alive, total, 0) for total in found]  # where nothing counts, every share is 0
+        result, sum_p, sum_q = (torch.zeros_like(totals[0]) for _ in range(3))
+        with torch.autocast(x.device.type, enabled=False):
+            for place in block_places(x, keys, how.block):
+                rows = place[0]
+                shares = _shares(given, totals, place)
+                result[..., rows] += _terms(shares, how._replace(detach=False))[0].sum(-1)
+                _, by_p, by_q = _terms(shares, how)
+                sum_p[..., rows] += by_p.sum(-1)
+                sum_q[..., rows] += by_q.sum(-1)
+        ctx.save_for_backward(*given, *totals, sum_p, sum_q, alive)
         return result
 
     backward: Any = staticmethod(once_differentiable(_way_back))
-
-
-def _divergence(p: Tensor, q: Tensor, weight: Tensor | None, kind: Divergence, *, detach: bool) -> Tensor:
-    """Return D between logarithms of shares `[..., n, m]`, of which each counts `weight` times."""
-
-    def kl(one: Tensor, two: Tensor) -> Tensor:
-        share = one.exp() if weight is None else weight.to(one.dtype) * one.exp()
-        own = (share * one).sum(-1)
-        return (own.detach() if detach else own) - (share * two).sum(-1)
-
-    if kind == "forward":
-        return kl(p, q)
-    if kind == "reverse":
-        return kl(q, p)
-    if kind == "symmetric":
-        return (kl(p, q) + kl(q, p)) / 2
-    middle = torch.logaddexp(p, q) - _LOG_2
-    return (kl(p, middle) + kl(q, middle)) / 2
 
 
 def fisher_ratios(features: Float[Tensor, "n f"], labels: Int[Tensor, " n"]) -> Float[Tensor, " c"]:
@@ -233,8 +282,10 @@ def fisher_ratios(features: Float[Tensor, "n f"], labels: Int[Tensor, " n"]) -> 
     groups = [wide[labels == kind] for kind in kinds]
     means = torch.stack([group.mean(0) for group in groups])
     widths = torch.stack([(group - mean).square().sum(1).mean() for group, mean in zip(groups, means, strict=True)])
-    one, two = torch.triu_indices(len(kinds), len(kinds), 1)
-    apart, width = (means[one] - means[two]).square().sum(1), widths[one] + widths[two]
+    # class by class: the differences of all pairs at once would take far more memory than the features
+    places = range(len(kinds))
+    apart = torch.cat([(means[k + 1 :] - means[k]).square().sum(1) for k in places])
+    width = torch.cat([widths[k + 1 :] + widths[k] for k in places])
     same = (apart == 0) & (width == 0)
     if same.any():
         warnings.warn(

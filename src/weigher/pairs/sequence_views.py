@@ -82,7 +82,7 @@ class SpeechViewConfig:
     noise: float = 0.2
     """Standard deviation of what is added to each number."""
     stretch: float = 0.1
-    """Largest change of speed, as a fraction, shared by both views."""
+    """Largest change of speed of aligned views, as a fraction, shared by both; neighbouring crops keep their speed."""
 
     def __post_init__(self) -> None:
         _check_ranges(self, {"band_mask": 1, "stretch": 0.9})
@@ -171,8 +171,9 @@ def speech_views(
     """Return two aligned random views of each recording, and how many of their frames are real.
 
     Shapes: values `[b, t, f]`, lengths `[b]` -> `[b, u, f]` twice, and `[b]`. What is hidden becomes the mean of its
-    band over the recording. No stretch of time that is hidden is longer than one of `instances` equal parts of the
-    recording: of short ones less is hidden. Raises: RequestError for another number of axes and lengths out of range.
+    band over the real frames of the view. No stretch of time that is hidden is longer than one of `instances` equal
+    parts of the recording: of short ones less is hidden. Raises: RequestError for another number of axes and lengths
+    out of range.
 
     >>> first, second, lengths = speech_views(torch.randn(2, 50, 8), None, SpeechViewConfig(), np.random.default_rng(0))
     >>> first.shape == second.shape, lengths.tolist()
@@ -204,23 +205,23 @@ def speech_view(
     lengths = checked_lengths(values, lengths)
     b, t, f = values.shape
     real = length_mask(lengths, t)[..., None]
-    clean = values.masked_fill(~real, 0)
-    mean = clean.sum(1, keepdim=True) / lengths[:, None, None]
     drawn = torch.from_numpy(generator.uniform(0, 1, (b, 6 + 2 * config.time_masks)).astype(np.float32)).to(values)
     place, frame = torch.arange(f, device=values.device), torch.arange(t, device=values.device)
     # three half waves over the bands, each with at most a third of the change
     waves = torch.cos(math.pi * torch.arange(1, 4, device=values.device)[:, None] * (place + 0.5) / f).to(values)
     colour = config.colour / 3 * (2 * drawn[:, :3] - 1) @ waves
-    view = clean + (config.gain * (2 * drawn[:, 3, None] - 1) + colour)[:, None]
+    view = values + (config.gain * (2 * drawn[:, 3, None] - 1) + colour)[:, None]
     noise = torch.from_numpy(generator.standard_normal(values.shape, dtype=np.float32)).to(values)
-    view = view + config.noise * noise
+    view = (view + config.noise * noise).masked_fill(~real, 0)
+    # of the view: the mean of the recording would tell, at every hidden place, how the view was changed
+    mean = view.sum(1, keepdim=True) / lengths[:, None, None]
     hidden = _within(place, drawn[:, 4], drawn[:, 5], torch.full((b,), f).to(lengths), int(config.band_mask * f))[
         :, None
     ]
     longest = (lengths // instances).clamp(max=config.time_mask_frames)
     for k in range(6, drawn.shape[1], 2):
         hidden = hidden | _within(frame, drawn[:, k], drawn[:, k + 1], lengths, longest)[..., None]
-    return torch.where(hidden, mean, view).masked_fill(~real, 0)
+    return torch.where(hidden & real, mean, view)
 
 
 def _within(place: Tensor, start: Tensor, size: Tensor, lengths: Tensor, most: int | Tensor) -> Tensor:

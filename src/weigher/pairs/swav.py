@@ -52,9 +52,9 @@ class SwAVConfig:
     """Numbers of an embedding."""
     temperature: float = 0.1
     """Temperature of the predictions."""
-    epsilon: float = 0.01
-    """Strength of the entropy of the codes; smaller is harder. 0.05 suits a projection with batch norm; without it,
-    embeddings start in a narrow cone, where codes as soft as that say nothing."""
+    epsilon: float = 0.05
+    """Strength of the entropy of the codes; smaller is harder. The default suits a projection with batch norm; without
+    it, embeddings start in a narrow cone, where codes as soft as that say nothing: take 0.01."""
     iterations: int = 3
     """Updates of the balance; 0 assigns each row for itself, which collapses."""
     hard: bool = False
@@ -108,9 +108,11 @@ class SwAVLoss(nn.Module):
     def scores(self, embeddings: Float[Tensor, "n e"]) -> Float[Tensor, "n k"]:
         """Return the cosine of each row to each prototype; the highest names the row's cluster.
 
+        Rows may lie on another device than the prototypes; cosines lie on that of the prototypes.
+
         Raises: RequestError for embeddings of another width than the prototypes.
         """
-        return self._scores(unit(embeddings), unit(self.prototypes))
+        return self._scores(unit(embeddings.to(self.prototypes.device)), unit(self.prototypes))
 
     def forward(self, *views: Float[Tensor, "n e"], weight: Real[Tensor, " n"] | None = None) -> Mapping[str, Tensor]:
         """Return the loss over the rows of all workers, and figures of how the prototypes are used.

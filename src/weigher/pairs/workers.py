@@ -2,7 +2,8 @@
 
 Under `torchrun` every worker has its own part of a batch, and a loss of pairs compares across all of it. The gradients
 that `weigher.train.fit` averages over workers are then those of one process with the joint batch, and the mean of what
-the workers return is its loss, also where they hold different numbers of rows.
+the workers return is its loss, also where they hold different numbers of rows. That is for given embeddings: batch norm
+in an encoder goes by each worker's own rows.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 START, INFO, SWAV = "random start", "InfoNCE, tuned", "SwAV, tuned"
 TEMPERATURES = {f"InfoNCE, temperature {tau:g}": tau for tau in (0.1, 0.2, 0.5, 1.0)}
-EPSILONS = {f"SwAV, epsilon {epsilon:g}": epsilon for epsilon in (0.05, 0.02, 0.01, 0.005)}
+EPSILONS = {f"SwAV, epsilon {epsilon:g}": epsilon for epsilon in (0.1, 0.05, 0.02, 0.01)}
 UNBALANCED, HARD, TINY_CROPS = "SwAV, no balance", "SwAV, hard codes", "SwAV, 5 x 5 crops more"
 SMALL_BATCH, WITH_QUEUE = "SwAV, batches of 16", "SwAV, batches of 16 and a queue"
 TWO_CROPS, MANY_CROPS = "SwAV, two crops", "SwAV, two crops and four small ones"
