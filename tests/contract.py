@@ -33,6 +33,7 @@ class Subject:
     normalised the weights' scale does not matter.
     ordered    the order along t matters (convolutions, recurrences): only the end of a row can be removed.
     differentiable  the gradient is that of the value; False where something is detached on purpose.
+    jumps      the value jumps where a weight leaves 0 (a maximum), so that there is no gradient by a weight of 0.
     garbage    what padding holds while the laws look at it; finite where a subject cannot take NaN.
     tolerance  absolute and relative, in float64.
     reload     saves and loads the subject and returns the new `call`; None for a function without state.
@@ -46,6 +47,7 @@ class Subject:
     normalised: bool = True
     ordered: bool = False
     differentiable: bool = True
+    jumps: bool = False
     garbage: float = math.nan
     tolerance: float = 1e-9
     reload: Callable[[], Callable[..., Tensor]] | None = None
@@ -211,6 +213,30 @@ def gradient_is_exact(subject: Subject, seed: int = 0) -> None:
     _gradcheck(lambda *x: _run(subject, x, removed), inputs, "with removed elements")
 
 
+def weight_0_has_its_gradient(subject: Subject, seed: int = 0) -> None:
+    """The gradient by a weight of exactly 0 is the slope towards a little of it, also for the largest element."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = subject.inputs(2, 4, generator)
+    full = torch.rand(2, 4, dtype=torch.float64, generator=generator) + 0.5
+    step = 1e-8  # the largest element may be e^12 times what counts: a small step, of second order in it
+    for place in [3] if subject.ordered else range(4):
+        keep = torch.arange(4) != place
+
+        def value(little: Tensor, keep: Tensor = keep) -> Tensor:
+            output = _cut(subject, subject.call(*inputs, weight=torch.where(keep, full, little)), keep)
+            return (torch.linspace(0.5, 1.5, output.numel(), dtype=output.dtype).view_as(output) * output).sum()
+
+        zero = torch.zeros((), dtype=torch.float64, requires_grad=True)
+        at_0 = value(zero)
+        if at_0.requires_grad:
+            at_0.backward()
+        got = zero.grad if zero.grad is not None else torch.zeros_like(zero)
+        at_0, at_1, at_2 = (value(torch.full_like(zero, steps * step)).detach() for steps in range(3))
+        slope = (4 * at_1 - 3 * at_0 - at_2) / (2 * step)
+        told = f"the gradient by a weight of 0 is {got.item():.6g} where the value rises by {slope.item():.6g}"
+        assert torch.isclose(got, slope.to(got.dtype), rtol=1e-4, atol=1e-5), told  # NaN fails too
+
+
 def finite_in_bfloat16(subject: Subject, seed: int = 0) -> None:
     """Values and gradients in bfloat16 are finite, with and without removed elements."""
     inputs, weight, _ = _drawn(subject, seed)
@@ -256,6 +282,10 @@ LAWS: dict[str, tuple[Callable[[Subject, int], None], Callable[[Subject], bool]]
     "batches of any size": (batches_of_any_size, lambda s: True),
     "empty row = zeros or error": (empty_row_is_zero_or_error, lambda s: True),
     "gradcheck": (gradient_is_exact, lambda s: s.differentiable),
+    "weight 0 has its gradient": (
+        weight_0_has_its_gradient,
+        lambda s: s.weights == "real" and s.differentiable and not s.jumps,
+    ),
     "finite in bf16": (finite_in_bfloat16, lambda s: True),
     "same seed, same result": (same_seed_same_result, lambda s: True),
     "save, load, equal": (saved_and_loaded_is_equal, lambda s: s.reload is not None),

@@ -16,7 +16,7 @@ def vectors(batch, size, generator):
 
 def mean(x, weight=None):
     weight = torch.ones(x.shape[:2], dtype=x.dtype) if weight is None else weight.to(x.dtype)
-    kept = torch.where(weight[..., None] > 0, x, 0)
+    kept = torch.where((weight[..., None] > 0) | x.isfinite(), x, 0)  # the weight may be learned, and 0 for now
     total = weight.sum(1)[:, None]
     return torch.where(total > 0, (weight[..., None] * kept).sum(1) / torch.where(total > 0, total, 1), 0)
 
@@ -29,7 +29,7 @@ def centred(x, weight=None):
 
 def shares(x, weight=None):
     weight = torch.ones(x.shape[:2], dtype=x.dtype) if weight is None else weight
-    terms = torch.where(weight[..., None] > 0, x, 0).exp() * weight[..., None]
+    terms = torch.where((weight[..., None] > 0) | x.isfinite(), x, 0).exp() * weight[..., None]
     total = terms.sum(1, keepdim=True)
     return terms / torch.where(total > 0, total, 1)
 
@@ -92,6 +92,7 @@ def test_laws_that_do_not_apply_are_known_by_name():
         "save, load, equal",
         "integer weight = repeated",
         "rescaling changes nothing",
+        "weight 0 has its gradient",
     }
     assert unasked(FAITHFUL[5]) == {"save, load, equal", "rescaling changes nothing"}
 
@@ -135,6 +136,14 @@ def leaky_gradient(x, weight=None):
     return mean(x, weight) + anchor - anchor.detach()
 
 
+def clamped_above_the_top(x, weight=None):
+    """Right values; elements of weight 0 count no more than the largest that counts."""
+    weight = torch.ones(x.shape[:2], dtype=x.dtype) if weight is None else weight
+    alive = weight[..., None] > 0
+    top = torch.where(alive, x, -torch.inf).amax(1, keepdim=True).detach()
+    return shares(torch.where(alive, x, x.clamp(max=torch.where(top.isfinite(), top, 0))), weight)
+
+
 def lengths_of_first_row(x, weight=None):
     if weight is None or (weight > 0).all():
         return mean(x, weight)
@@ -175,6 +184,10 @@ FAULTS = [
     fault("NaN gradient", "empty row = zeros or error", nan_gradient_of_empty_rows, garbage=1e3),
     fault("detached half", "gradcheck", lambda x, weight=None: mean(x, weight) * mean(x, weight).detach()),
     fault("detached weights", "gradcheck", lambda x, weight=None: mean(x, None if weight is None else weight.detach())),
+    fault(
+        "cleans values of weight 0", "weight 0 has its gradient", lambda x, weight=None: mean(only(x, weight), weight)
+    ),
+    fault("clamps above the top", "weight 0 has its gradient", clamped_above_the_top, output="shared"),
     fault("overflow", "finite in bf16", lambda x, weight=None: mean(x, weight) * 1e200 / 1e200),
     fault("a counter", "same seed, same result", lambda x, weight=None: mean(x, weight) + next(COUNTER)),
 ]
@@ -182,6 +195,10 @@ FAULTS = [
 
 def root(weight):
     return None if weight is None else weight.sqrt()
+
+
+def only(x, weight):
+    return x if weight is None else torch.where(weight[..., None] > 0, x, 0)
 
 
 def rows(x):

@@ -202,3 +202,10 @@ def test_reduction_of_half_precision_sums_in_single():
 def test_reduction_refuses_a_weight_that_would_broadcast_over_the_wrong_axis():
     with pytest.raises(RequestError, match=r"weight of shape \[3\]"):
         weighted_reduce(torch.ones(3, 3), torch.ones(3))
+
+
+def test_cross_entropy_has_its_gradient_by_a_class_weight_of_0():
+    logits, weight = torch.tensor([0.0, 2.0]), torch.tensor([1.0, 0.0], requires_grad=True)
+    softmax_cross_entropy(logits, torch.tensor([1, 0]), weight=weight).backward()
+    assert weight.grad is not None
+    assert weight.grad[1].item() == pytest.approx(math.exp(2))

@@ -254,3 +254,30 @@ def test_attention_is_a_weighted_mean_under_softmax():
     close(attention_pool(values, scores + 1e4), attention_pool(values, scores), rtol=1e-9, atol=1e-9)
     nobody = torch.tensor([[True] * 6, [False] * 6])
     assert attention_pool(values, scores, nobody)[1].abs().max() == 0
+
+
+@pytest.mark.parametrize(
+    ("pool", "expected"),
+    [
+        (self_weighted_mean, (0.9**2 - 0.2 * 0.9) / 0.2),
+        (lambda x, dim, **k: power_pool(x, dim, 2.0, **k), (0.9**3 - 0.2 * 0.9**2) / 0.2**2),
+        (lambda x, dim, **k: power_pool(x, dim, 0.5, **k), (0.9**1.5 - 0.2 * 0.9**0.5) / 0.2**0.5),
+        (exp_softmax_pool, 0.7 * math.exp(0.7)),
+    ],
+)
+def test_the_gradient_by_a_weight_of_0_is_exact_where_its_element_is_the_largest(pool, expected):
+    weight = torch.tensor([1.0, 0.0], requires_grad=True)
+    pool(torch.tensor([0.2, 0.9]), 0, weight=weight).backward()
+    assert weight.grad.tolist() == pytest.approx([0, expected], rel=1e-6, abs=1e-6)  # 3.15 for the self-weighted mean
+
+
+@each_mean
+@pytest.mark.parametrize("giant", [3e38, INF, NAN])
+def test_a_giant_of_learned_weight_0_leaves_values_and_gradients_finite(name, giant):
+    x = torch.tensor([0.2, 0.9, giant], requires_grad=True)
+    weight = torch.tensor([1.0, 1.0, 0.0], requires_grad=True)
+    found = POOLS[name](x, 0, weight=weight)
+    close(found, POOLS[name](x[:2], 0).item())
+    torch.autograd.backward(found, inputs=[x])
+    assert x.grad[2] == 0
+    assert x.grad.isfinite().all()

@@ -201,3 +201,12 @@ def test_a_slot_that_knows_nothing_settles_at_one_half(classes):
     everyone = torch.eye(classes, dtype=torch.bool)
     slope = gradient(torch.zeros(classes, classes, dtype=torch.float64), everyone).sum(0)
     close(slope, torch.zeros(classes), rtol=0, atol=1e-12)
+
+
+def test_the_gradient_by_a_weight_of_0_counts_the_hardest_negative_in_full():
+    z = torch.tensor([-1.0, 2.0], dtype=torch.float64)
+    weight = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)
+    wbce(z, torch.tensor([False, False]), weight=weight, detach=False).backward()
+    p, cost = z.sigmoid(), F.softplus(z)
+    assert weight.grad is not None
+    close(weight.grad[1], (p[1] / p[0] * (cost[1] - cost[0])).item())

@@ -161,3 +161,39 @@ def test_length_mask():
     for bad in ([4], [-1, 2]):
         with pytest.raises(RequestError, match=r"must lie in 0\.\.3"):
             length_mask(torch.tensor(bad), 3)
+
+
+def slope_of_weight_0(function, scores):
+    """Gradient of the first output by the second weight, which is 0."""
+    weight = torch.tensor([1.0, 0.0], dtype=scores.dtype, requires_grad=True)
+    function(scores, 0, weight=weight)[0].backward()
+    assert weight.grad is not None
+    return weight.grad[1].item()
+
+
+@pytest.mark.parametrize("function", [softmax, log_softmax])
+@pytest.mark.parametrize("gap", [-30.0, 0.0, 3.0, 40.0])
+def test_the_gradient_by_a_weight_of_0_is_that_of_its_score_also_above_the_top(function, gap):
+    assert slope_of_weight_0(function, torch.tensor([5.0, 5.0 + gap])) == pytest.approx(-math.exp(gap))
+
+
+@pytest.mark.parametrize("function", [softmax, log_softmax])
+@pytest.mark.parametrize("score", [NAN, -INF, INF])
+def test_a_weight_of_0_on_no_number_has_no_gradient(function, score):
+    for first in (0.0, -60.0):
+        assert slope_of_weight_0(function, torch.tensor([first, score])) == 0
+
+
+@pytest.mark.parametrize("function", [softmax, log_softmax])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_an_enormous_score_of_learned_weight_0_leaves_values_and_gradients_finite(function, dtype):
+    scores = torch.tensor([1.0, 2.0, 3e38], dtype=dtype, requires_grad=True)
+    weight = torch.tensor([1.0, 1.0, 0.0], dtype=dtype, requires_grad=True)
+    found = function(scores, 0, weight=weight)
+    found[:2].square().sum().backward()
+    torch.testing.assert_close(found[:2], function(torch.tensor([1.0, 2.0], dtype=dtype), 0))
+    assert scores.grad is not None
+    assert weight.grad is not None
+    assert scores.grad.isfinite().all()
+    assert scores.grad[2] == 0
+    assert weight.grad.isfinite().all()

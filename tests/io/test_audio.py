@@ -333,3 +333,19 @@ def test_real_meetings_with_a_non_ascii_name_and_a_silent_one():
         reference, rate = soundfile.read(io.BytesIO(path.read_bytes()), dtype="float32")
         assert rate == SAMPLE_RATE
         assert np.array_equal(samples, reference)
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100])
+def test_parts_of_no_sample_and_beyond_all_numbers(tmp_path, rate):
+    path = tmp_path / "noise.wav"
+    soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 2 * rate), rate)
+    with pytest.raises(AudioError, match=r"noise\.wav: a part of 1e-05 s from 0 s on holds no sample"):
+        read_audio(path, duration_seconds=0.00001)
+    for start in (2.0, 1e10, 1e305, 1.7e308):
+        with pytest.raises(AudioError, match=r"2\.000 s long; a part from .{1,10} s on is not in it"):
+            read_audio(path, start_seconds=start)
+    whole = read_audio(path)
+    for duration in (2.0, 1e10, 1e305, 1.7e308):
+        assert np.array_equal(read_audio(path, duration_seconds=duration), whole)
+        part = read_audio(path, start_seconds=0.5, duration_seconds=duration)
+        assert part == pytest.approx(whole[8000:], abs=1e-6)

@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from decimal import Decimal
 
 import numpy as np
 import pyarrow
@@ -81,3 +82,49 @@ def test_files_that_are_none_are_refused(tmp_path):
     ):
         with pytest.raises(RequestError, match=say):
             wrong()
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        ([0.5, 1.9, 3.0], "row 0 holds 0.5, row 1 holds 1.9, row 2 holds 3.0"),
+        ([7, None, 9], "row 1 holds None"),
+        (["cat", "dog", None], "row 2 holds None"),
+        ([7, 8, 12345678901234567890], "row 2 holds 12345678901234567890"),
+        ([Decimal(7), Decimal(8), Decimal(9)], r"row 0 holds Decimal"),
+        ([[1], [2], [3]], r"row 0 holds \[1\]"),
+    ],
+)
+def test_labels_that_are_neither_whole_numbers_nor_words_are_refused_with_their_rows(tmp_path, pixels, labels, says):
+    column = pyarrow.array(labels, pyarrow.uint64()) if labels[-1] == 12345678901234567890 else labels
+    table = pyarrow.table({"image": [png(each) for each in pixels[:3]], "label": column})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(RequestError, match=says):
+        read_images(tmp_path / "a.parquet")
+
+
+def test_words_stay_words_and_arrays_are_held_to_the_same(tmp_path, pixels):
+    np.savez(tmp_path / "words.npz", images=pixels, labels=list("abcde"))
+    assert read_images(tmp_path / "words.npz")[1].tolist() == list("abcde")
+    np.savez(tmp_path / "floats.npz", images=pixels, labels=np.linspace(0, 1, 5))
+    with pytest.raises(RequestError, match=r"row 0 holds 0\.0, row 1 holds 0\.25"):
+        read_images(tmp_path / "floats.npz")
+    np.savez(tmp_path / "large.npz", images=pixels, labels=np.arange(5, dtype=np.uint64) + 2**63 - 1)
+    with pytest.raises(RequestError, match="row 1 holds 9223372036854775808"):
+        read_images(tmp_path / "large.npz")
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
+def test_images_of_more_than_8_bits_are_refused_and_not_made_white(tmp_path, kind):
+    held = io.BytesIO()
+    Image.fromarray(np.full((4, 5), 300, kind)).save(held, "TIFF")
+    pyarrow.parquet.write_table(
+        pyarrow.table({"image": [png(np.zeros((4, 5), np.uint8)), held.getvalue()], "label": [0, 1]}),
+        tmp_path / "deep.parquet",
+    )
+    with pytest.raises(RequestError, match=r"row 1 holds an image of mode .* more than 8 bits"):
+        read_images(tmp_path / "deep.parquet")
+    with zipfile.ZipFile(tmp_path / "deep.zip", "w") as zipped:
+        zipped.writestr("all/Greek/alpha/0.png", held.getvalue())
+    with pytest.raises(RequestError, match=r"all/Greek/alpha/0\.png holds an image of mode .* more than 8 bits"):
+        read_drawings(tmp_path / "deep.zip")

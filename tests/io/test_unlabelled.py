@@ -131,3 +131,28 @@ def test_files_of_images_of_several_sizes_are_refused(tmp_path):
     for name in ("a.parquet", "b.zip"):
         with pytest.raises(RequestError, match="sizes"):
             read_unlabelled_images(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "given", "expected"),
+    [
+        ("png", np.uint16, [1000, 21000, 41000], [0, 0.5, 1]),
+        ("tif", np.dtype(">u2"), [1000, 21000, 41000], [0, 0.5, 1]),
+        ("tif", np.int32, [-500, 0, 1500], [0, 0.25, 1]),
+        ("tif", np.float32, [0.0, 0.25, 0.5], [0, 0.25, 0.5]),
+    ],
+)
+def test_images_of_more_than_8_bits_are_scaled_as_arrays_are(tmp_path, name, kind, given, expected):
+    for index, value in enumerate(given):
+        Image.fromarray(np.full((3, 4), value, kind)).save(tmp_path / f"{index}.{name}")
+    images = read_unlabelled_images(tmp_path)
+    assert images.skipped == ()
+    assert images.values.shape == (3, 1, 3, 4)
+    assert images.values[:, 0, 0, 0].tolist() == pytest.approx(expected)
+
+
+def test_images_of_several_depths_have_no_common_scale(tmp_path):
+    drawn(tmp_path / "a.png")
+    Image.fromarray(np.full((6, 7), 9, np.uint16)).save(tmp_path / "b.png")
+    with pytest.raises(RequestError, match=r"a\.png holds uint8 and .*b\.png uint16 values.*of one type"):
+        read_unlabelled_images(tmp_path)

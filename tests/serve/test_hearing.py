@@ -144,3 +144,12 @@ def test_nobody_speaks(make_service, tmp_path, monkeypatch):
         heard = service.listener.listen(tmp_path / "noise.wav", "noise.wav", nobody, nothing)
         assert (heard.result.speakers, heard.namings, heard.result.segments) == ((), (), ())
         assert heard.to_dict()["speakers"] == []
+
+
+def test_a_part_that_is_not_in_the_recording_is_told_by_its_name(make_service, hear, talk):
+    heard = hear(make_service(people=False), "my talk.flac")
+    for start, end in ((99.0, 100.0), (0.0, 0.00001), (1e305, 1.5e305)):
+        with pytest.raises(AudioError) as error:
+            read_cut(heard, start, end)
+        assert str(error.value).startswith("my talk.flac")
+        assert str(talk.parent) not in str(error.value)

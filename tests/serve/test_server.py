@@ -113,8 +113,14 @@ def test_an_upload_is_not_read_to_its_end_where_it_is_too_large(model_folder, tm
 
 
 @pytest.fixture
-def page(make_service, talk):
-    with private_folder() as folder, TestClient(build_app(make_service()), base_url="http://127.0.0.1") as client:
+def limits():
+    return {}
+
+
+@pytest.fixture
+def page(make_service, limits):
+    app = make_service(**limits)
+    with private_folder() as folder, TestClient(build_app(app), base_url="http://127.0.0.1") as client:
         yield client, folder
 
 
@@ -126,6 +132,63 @@ def asked(client, function, *arguments):
     client.post("/gradio_api/queue/join", json=join)
     with client.stream("GET", "/gradio_api/queue/data", params={"session_hash": "visitor"}) as answer:
         return "".join(answer.iter_text())
+
+
+def uploaded(client, *sizes, field="files"):
+    files = [(field, (f"{index}.wav", bytes(size))) for index, size in enumerate(sizes)]
+    return client.post("/gradio_api/upload", files=files)
+
+
+def kept(folder):
+    return [path for path in (folder / "page").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("limits", [{"megabytes": 0.5, "queue": 2}])
+def test_a_visitor_of_the_page_cannot_fill_the_disk(page, limits):
+    client, folder = page
+    answer = uploaded(client, 300_000, 300_000)  # each of them is small enough
+    assert answer.status_code == 413
+    assert "0.5 MB" in answer.json()["detail"]
+    assert kept(folder) == []
+    assert [uploaded(client, size).status_code for size in (500_000, 400_000, 200_000, 1)] == [200, 200, 200, 503]
+    assert sorted(path.stat().st_size for path in kept(folder)) == [200_000, 400_000, 500_000]
+
+
+def test_an_upload_that_is_broken_off_leaves_nothing(page):
+    client, folder = page
+    head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.wav"\r\n\r\n'
+    coming = [
+        {"type": "http.request", "body": head + bytes(100_000), "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    headers = [(b"host", b"127.0.0.1"), (b"content-type", b"multipart/form-data; boundary=b")]
+    scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload", "query_string": b"", "headers": headers}
+    scope |= {"root_path": "", "http_version": "1.1", "scheme": "http", "server": ("127.0.0.1", 80)}
+    begun = []
+
+    async def receive():
+        begun.append(kept(folder))
+        return coming.pop(0)
+
+    async def send(message):
+        """Nobody listens any more."""
+
+    client.portal.call(client.app, scope, receive, send)
+    assert len(begun[1]) == 1
+    assert kept(folder) == []
+
+
+def test_an_upload_that_grows_too_large_leaves_nothing(page):
+    client, folder = page
+
+    def endless():
+        yield b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.wav"\r\n\r\n'
+        for _ in range(3000):
+            yield bytes(100_000)
+
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    assert client.post("/gradio_api/upload", content=endless(), headers=headers).status_code == 413
+    assert kept(folder) == []
 
 
 @pytest.mark.filterwarnings("ignore:.*no_silent_downcasting")

@@ -12,6 +12,7 @@ element is there twice), see `weigher.core.weights`. A row with nothing left giv
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -183,7 +184,7 @@ def self_weighted_mean(
     0.8333333134651184
     """
     wide, counted = apply_weight(x, mask, weight)
-    scaled, top = _scaled(wide, counted, dim)
+    scaled, top = _scaled(wide, counted, dim, 1.0)
     shares = counted * scaled
     return (top * safe_ratio((shares * scaled).sum(dim), shares.sum(dim))).to(x.dtype)
 
@@ -209,8 +210,8 @@ def power_pool(
     0.5
     """
     wide, counted = apply_weight(x, mask, weight)
-    scaled, top = _scaled(wide, counted, dim)
     n = torch.as_tensor(exponent, dtype=wide.dtype, device=wide.device)
+    scaled, top = _scaled(wide, counted, dim, n.detach())
     # x^n has an infinite slope at 0 for n < 1: its value there, 0 (1 for n = 0), is put in by hand
     smooth = (scaled >= torch.finfo(scaled.dtype).tiny) | (n >= 1)
     power = torch.where(smooth, torch.where(smooth, scaled, 1).pow(n), (n == 0).to(wide.dtype))
@@ -267,12 +268,15 @@ def _vectors(values: Tensor, weights: Tensor, mask: Tensor | None) -> tuple[Tens
     return wide, normalise(weights.to(wide.dtype), -2, column)
 
 
-def _scaled(x: Tensor, counted: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Return x / top in [0, 1] and top, the largest x that counts, without the axis `dim`.
+def _scaled(x: Tensor, counted: Tensor, dim: int, exponent: float | Tensor) -> tuple[Tensor, Tensor]:
+    """Return x / top, in [0, 1] where it counts, and top, the largest x that counts, without the axis `dim`.
 
     For a pool with q(a x) = a q(x), top * q(x / top) is q(x) for any constant top: the value can neither under- nor
     overflow nor exceed the top, and the gradient stays exact although top is detached.
     """
     top = torch.where(counted > 0, x, 0).amax(dim, keepdim=True).detach()
     top = torch.where(top >= torch.finfo(top.dtype).tiny, top, 1)
-    return (x / top).clamp(max=1), top.squeeze(dim)
+    # Only elements of weight 0 can lie above the top. The slope by their weight, which may be learned, is a power of
+    # x / top: it stays exact as long as the square of (x / top)^(1 + exponent) is finite, else 0 * inf would arise.
+    highest = math.sqrt(torch.finfo(x.dtype).max) ** (1 / (1 + exponent))
+    return (x / top).clamp(max=highest), top.squeeze(dim)

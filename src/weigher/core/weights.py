@@ -9,6 +9,7 @@ Half precision is computed in float32 and returned as it came.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -93,12 +94,20 @@ def normalise(
     return safe_ratio(wide, wide.sum(dim, keepdim=True)).to(x.dtype)
 
 
-def _exponentials(scores: Tensor, weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Return weight * exp(scores - top) and top, the largest score that counts (0 where none does)."""
-    top = torch.where(weight > 0, scores, -torch.inf).amax(dim, keepdim=True).detach()
+def _exponentials(
+    scores: Tensor, dim: int, mask: Tensor | None, weight: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return weight * exp(scores - top), the largest score that counts as top (0 where none does), clean scores."""
+    # -inf is a score here (probability 0), so it stays; apply_weight only cleans what does not count
+    wide, counted = apply_weight(scores, mask, weight)
+    top = torch.where(counted > 0, wide, -torch.inf).amax(dim, keepdim=True).detach()
     top = torch.where(top.isfinite(), top, 0)
-    # only elements of weight 0 can lie above the top: unclamped, they would give 0 * inf
-    return weight * (scores - top).clamp(max=0).exp(), top
+    # Only elements of weight 0 can lie above the top. exp(scores - top) is the slope by their weight, which may be
+    # learned: it stays exact as long as its square is finite, and unclamped would give 0 * inf.
+    terms = counted * (wide - top).clamp(max=math.log(torch.finfo(wide.dtype).max) / 2).exp()
+    if weight is not None:  # what was cleaned has no slope: its 0 is no score
+        terms = torch.where((counted > 0) | scores.isfinite(), terms, 0)
+    return terms, top, wide
 
 
 def softmax(
@@ -117,9 +126,7 @@ def softmax(
     >>> softmax(torch.tensor([0.0, 0.0, 9.0]), dim=0, mask=torch.tensor([True, True, False])).tolist()
     [0.5, 0.5, 0.0]
     """
-    # -inf is a score here (probability 0), so it stays; apply_weight only cleans what does not count
-    wide, counted = apply_weight(scores, mask, weight)
-    terms, _ = _exponentials(wide, counted, dim)
+    terms, _, _ = _exponentials(scores, dim, mask, weight)
     return normalise(terms, dim).to(scores.dtype)
 
 
@@ -139,8 +146,7 @@ def log_softmax(
     >>> [round(value, 3) for value in log_softmax(torch.tensor([1000.0, 1000.0]), dim=0).tolist()]
     [-0.693, -0.693]
     """
-    wide, counted = apply_weight(scores, mask, weight)
-    terms, top = _exponentials(wide, counted, dim)
+    terms, top, wide = _exponentials(scores, dim, mask, weight)
     total = terms.sum(dim, keepdim=True)
     logs = wide - top - torch.where(total > 0, total, 1).log()
     kept = total > 0 if mask is None else (total > 0) & mask

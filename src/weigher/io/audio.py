@@ -46,7 +46,7 @@ def read_audio(
     is ±1; float files and resampling may pass it slightly.
 
     Raises AudioError (file named) when the file is missing, is no audio, is empty or cut short, holds NaN or infinity
-    (the time of the first is given), or when the part begins after the end.
+    (the time of the first is given), when the part begins after the end, or is too short to hold a sample.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "tone.wav"
@@ -58,12 +58,19 @@ def read_audio(
         raise AudioError(f"start_seconds is {start_seconds}; it needs to be 0 or more")
     if duration_seconds is not None and not 0 < duration_seconds < math.inf:
         raise AudioError(f"duration_seconds is {duration_seconds}; it needs to be more than 0")
-    first = round(start_seconds * SAMPLE_RATE)
-    last = None if duration_seconds is None else round((start_seconds + duration_seconds) * SAMPLE_RATE)
+    last = None
     with _open(path) as file:
         length = file.frames / file.samplerate
+        first = round(min(start_seconds, length) * SAMPLE_RATE)  # times beyond the end may be too large to be counted
         if first >= round(length * SAMPLE_RATE):
-            raise AudioError(f"{path} is {length:.3f} s long; a part from {start_seconds:.3f} s on is not in it")
+            raise AudioError(f"{path} is {length:.3f} s long; a part from {start_seconds:g} s on is not in it")
+        if duration_seconds is not None:
+            last = round(min(start_seconds + duration_seconds, length + 1) * SAMPLE_RATE)
+            if last <= first:
+                raise AudioError(
+                    f"{path}: a part of {duration_seconds:g} s from {start_seconds:g} s on holds no sample; ask for "
+                    f"{1 / SAMPLE_RATE} s or more"
+                )
         return np.concatenate(list(_blocks(file, path, first, last)))
 
 

@@ -7,19 +7,26 @@ import os
 import zipfile
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from weigher.errors import RequestError
 
+if TYPE_CHECKING:
+    from PIL import Image
+
+_SHOWN = 3  # rows that an error names
+
 
 def read_images(path: str | os.PathLike[str], most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Return images uint8 `[n, h, w, c]` and labels int64 `[n]`, the first `most` of them.
+    """Return images uint8 `[n, h, w, c]` and labels, int64 or words `[n]`, the first `most` of them.
 
     `.parquet` with the columns `image` (encoded bytes) and `label`; needs pyarrow and Pillow. `.npz` with `images`
     uint8 `[n, h, w]` or `[n, h, w, c]` and `labels`. All images of a file have one size.
 
-    Raises RequestError for a file that is missing, of another kind, or without these columns.
+    Raises RequestError for a file that is missing, of another kind, or without these columns, for encoded images of
+    more than 8 bits, and for labels that are neither whole numbers of 64 bits nor words (rows named, from 0).
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "digits.npz"
@@ -35,7 +42,7 @@ def read_images(path: str | os.PathLike[str], most: int | None = None) -> tuple[
             if not {"images", "labels"} <= set(held.files):
                 raise RequestError(f"{source} holds {', '.join(held.files)}; needed are images and labels")
             images, labels = held["images"][:most], held["labels"][:most]
-        return (images if images.ndim == 4 else images[..., None]), labels.astype(np.int64)
+        return (images if images.ndim == 4 else images[..., None]), _whole_or_words(labels.tolist(), source)
     if source.suffix != ".parquet":
         raise RequestError(f"{source} is no file of images: its name needs to end in .parquet or .npz")
     return _parquet(source, most)
@@ -44,7 +51,7 @@ def read_images(path: str | os.PathLike[str], most: int | None = None) -> tuple[
 def read_drawings(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Return the drawings of a zip of folders ALPHABET/CHARACTER/*.png by "ALPHABET/CHARACTER": bool `[n, h, w]`, ink.
 
-    Raises RequestError for a file that is missing, no zip, or without drawings.
+    Raises RequestError for a file that is missing, no zip, without drawings, or with some of more than 8 bits.
     """
     from PIL import Image
 
@@ -57,8 +64,10 @@ def read_drawings(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             for name in sorted(held.namelist()):
                 parts = PurePosixPath(name).parts
                 if len(parts) >= 3 and name.endswith(".png") and not parts[-1].startswith("."):
-                    drawing = np.asarray(Image.open(io.BytesIO(held.read(name))).convert("L"))
-                    found["/".join(parts[-3:-1])].append(drawing < 128)
+                    opened = Image.open(io.BytesIO(held.read(name)))
+                    if is_deep(opened):
+                        raise _too_deep(f"{source}: {name}", opened)
+                    found["/".join(parts[-3:-1])].append(np.asarray(opened.convert("L")) < 128)
     except (zipfile.BadZipFile, OSError) as error:
         raise RequestError(f"{source} is damaged or no zip file ({error}); copy it anew") from error
     if not found:
@@ -66,6 +75,40 @@ def read_drawings(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     if len({drawing.shape for drawings in found.values() for drawing in drawings}) != 1:
         raise RequestError(f"{source} holds drawings of several sizes; needed are drawings, all of one size")
     return {name: np.stack(drawings) for name, drawings in found.items()}
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Tell whether a Pillow image holds more than 8 bits a value: `convert` would cut them off at 255.
+
+    >>> from PIL import Image
+    >>> [is_deep(Image.new(mode, (1, 1))) for mode in ("L", "RGB", "I;16", "F")]
+    [False, False, True, True]
+    """
+    return image.mode.startswith("I") or image.mode == "F"
+
+
+def _too_deep(where: str, image: Image.Image) -> RequestError:
+    return RequestError(
+        f"{where} holds an image of mode {image.mode}, more than 8 bits a value; needed are 8: scale it to 0 ... 255, "
+        "or give all images as arrays in .npz"
+    )
+
+
+def _whole_or_words(labels: list[Any], source: Path) -> np.ndarray:
+    """Return labels as int64 where all are whole numbers, and as they are where all are words: [n]."""
+    # a column has one type, so that words and numbers are never mixed
+    wrong = [
+        row
+        for row, label in enumerate(labels)
+        if not isinstance(label, str) and not (isinstance(label, int) and -(2**63) <= label < 2**63)
+    ]
+    if not wrong:
+        return np.array(labels, np.str_ if labels and isinstance(labels[0], str) else np.int64)
+    shown = ", ".join(f"row {row} holds {labels[row]!r}" for row in wrong[:_SHOWN])
+    raise RequestError(
+        f"{source}: {len(wrong)} of {len(labels)} labels are neither whole numbers of 64 bits nor words ({shown}); "
+        "needed is one of them for each image"
+    )
 
 
 def _parquet(source: Path, most: int | None) -> tuple[np.ndarray, np.ndarray]:
@@ -86,11 +129,14 @@ def _parquet(source: Path, most: int | None) -> tuple[np.ndarray, np.ndarray]:
                     if len(images) == most:
                         break
                     content = image["bytes"] if isinstance(image, dict) else image
-                    images.append(np.asarray(Image.open(io.BytesIO(content)).convert("RGB")))
+                    opened = Image.open(io.BytesIO(content))
+                    if is_deep(opened):
+                        raise _too_deep(f"{source}: row {len(images)}", opened)
+                    images.append(np.asarray(opened.convert("RGB")))
                     labels.append(label)
     except (pyarrow.ArrowException, OSError) as error:
         raise RequestError(f"{source} is damaged or no parquet file of images ({error}); copy it anew") from error
     sizes = sorted({image.shape for image in images})
     if len(sizes) != 1:
         raise RequestError(f"{source} holds images of {len(sizes)} sizes; needed are images, all of one size")
-    return np.stack(images), np.asarray(labels, np.int64)
+    return np.stack(images), _whole_or_words(labels, source)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import numpy as np
 from weigher.errors import RequestError
 from weigher.io.features import load_arrays
 from weigher.io.image_sets import read_drawings, read_images
+
+_WHOLE = re.compile(r"-?\d{1,18}")  # as many digits as surely fit in 64 bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,16 +80,16 @@ def _arrays(source: Path, with_labels: bool) -> tuple[np.ndarray, np.ndarray | N
 
 
 def _lines(path: Path) -> np.ndarray:
-    """One label a line: whole numbers where all of them are, words otherwise."""
+    """One label a line: whole numbers where all of them are, of at most 18 digits; words otherwise."""
     if not path.is_file():
         raise RequestError(f"the file of labels {path} does not exist; give a text file with one label a line")
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
         raise RequestError(f"{path} is no text in UTF-8 ({error}); give one label a line") from error
     for number, line in enumerate(lines, 1):
         if not line:
             raise RequestError(f"{path}, line {number} is empty; give one label a line")
-    if all(line.removeprefix("-").isdecimal() for line in lines):
-        return np.array(lines, dtype=np.str_).astype(np.int64)
+    if all(_WHOLE.fullmatch(line) for line in lines):
+        return np.array([int(line) for line in lines], dtype=np.int64)
     return np.array(lines, dtype=np.str_)

@@ -6,14 +6,18 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from weigher.errors import RequestError
 from weigher.io.audio import AUDIO_SUFFIXES
 from weigher.io.features import load_arrays
+from weigher.io.image_sets import is_deep
 from weigher.io.labelled_data import read_labelled
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
 """File-name endings, in lower case, of images in a folder."""
@@ -65,10 +69,11 @@ def read_unlabelled_images(path: str | os.PathLike[str]) -> Images:
 
     A folder of images at any depth, whose label is the folder right beneath it if all of them lie in one; `.npz` with
     `images` or `x`, and perhaps `labels` or `y`; `.parquet` and `.zip` as `read_labelled`. In a folder, what cannot be
-    read is left out and listed. Bytes are divided by 255; other numbers are taken as they are within 0 to 1, else
-    scaled to it from their least to their greatest.
+    read is left out and listed. Bytes are divided by 255; other numbers, also those of images of 16 or 32 bits in a
+    folder, are taken as they are within 0 to 1, else scaled to it from the least to the greatest of all.
 
-    Raises RequestError for what is missing, damaged, no images, not finite, or of several sizes.
+    Raises RequestError for what is missing, damaged, no images, not finite, of several sizes, or in a folder of several
+    types of numbers.
     """
     source = Path(path)
     skipped: tuple[str, ...] = ()
@@ -104,19 +109,25 @@ def _files(folder: Path) -> Iterator[Path]:
 def _folder(folder: Path) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
     from PIL import Image
 
-    images, labels, skipped, first = [], [], [], None
+    images, labels, skipped = [], [], []
+    first: tuple[Path, np.ndarray] | None = None
     for path in (path for path in _files(folder) if path.suffix.lower() in IMAGE_SUFFIXES):
         try:
             with Image.open(path) as opened:
-                image = np.asarray(opened.convert("L" if opened.mode in ("1", "L") else "RGB"))
+                image = _pixels(opened)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: a broken PNG
             skipped.append(f"{path} cannot be read as an image ({error})")
             continue
-        first = first or (path, image.shape)
-        if image.shape[:2] != first[1][:2]:
+        first = first or (path, image)
+        if image.shape[:2] != first[1].shape[:2]:
             raise RequestError(
-                f"{first[0]} has {_size(first[1])} pixels and {path} {_size(image.shape)}; images of one size are "
+                f"{first[0]} has {_size(first[1])} pixels and {path} {_size(image)}; images of one size are "
                 "needed: scale or cut them alike"
+            )
+        if image.dtype != first[1].dtype:
+            raise RequestError(
+                f"{first[0]} holds {first[1].dtype} and {path} {image.dtype} values, which have no common "
+                "scale; images of one type are needed: convert them alike"
             )
         images.append(image)
         beneath = path.relative_to(folder).parts
@@ -128,8 +139,16 @@ def _folder(folder: Path) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...
     return np.stack(images), np.array(labels) if all(labels) else None, tuple(skipped)
 
 
-def _size(shape: tuple[int, ...]) -> str:
-    return f"{shape[1]} x {shape[0]}"
+def _pixels(opened: Image.Image) -> np.ndarray:
+    """Return bytes [h, w] or [h, w, 3]; deeper images, which all are grey, in their own type [h, w]."""
+    if is_deep(opened):
+        deep = np.asarray(opened)
+        return deep.astype(deep.dtype.newbyteorder("="))
+    return np.asarray(opened.convert("L" if opened.mode in ("1", "L") else "RGB"))
+
+
+def _size(image: np.ndarray) -> str:
+    return f"{image.shape[1]} x {image.shape[0]}"
 
 
 def _from_0_to_1(x: np.ndarray, source: Path) -> np.ndarray:

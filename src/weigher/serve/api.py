@@ -22,6 +22,7 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
@@ -142,6 +143,7 @@ def build_api(service: Service) -> FastAPI:
     def docs() -> HTMLResponse:
         return HTMLResponse(reference_page(app.openapi()))
 
+    app.add_exception_handler(RequestValidationError, _not_understood)
     for kind, code in _CODES:
         app.add_exception_handler(kind, _answer(code))
     return app
@@ -153,6 +155,13 @@ def _answer(code: int):
         return JSONResponse({"detail": str(error)}, status_code=code, headers=headers)
 
     return handler
+
+
+async def _not_understood(_: Request, error: Exception) -> JSONResponse:
+    """Say what is wrong and where, without what was sent: that may be long, and somebody's own."""
+    assert isinstance(error, RequestValidationError)
+    told = [{key: each[key] for key in ("type", "loc", "msg")} for each in error.errors()]
+    return JSONResponse({"detail": told}, status_code=422)
 
 
 def _problems(*codes: int) -> dict[int | str, dict[str, Any]]:

@@ -4,16 +4,21 @@
   (DNS rebinding) gets nothing.
 - A request that changes something and comes from a page must come from a page of this server.
 - Answers tell the browser to load from here alone, so that no library can fetch fonts, scripts or pictures elsewhere.
+- Every body has a limit, see `weigher.serve.bodies`.
 """
 
 from __future__ import annotations
 
 import ipaddress
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from weigher.serve.bodies import Bodies
+from weigher.serve.limits import Limits
 
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _POLICY = (
@@ -43,10 +48,10 @@ def is_loopback(host: str) -> bool:
 
 
 class Guard:
-    """ASGI middleware; `host` is the address that the server listens on."""
+    """ASGI middleware; `host` is the address that the server listens on, `uploads` as `Bodies` has it."""
 
-    def __init__(self, app: ASGIApp, host: str) -> None:
-        self.app, self.local = app, is_loopback(host)
+    def __init__(self, app: ASGIApp, host: str, limits: Limits, uploads: Path) -> None:
+        self.app, self.bodies, self.local = app, Bodies(app, limits, uploads), is_loopback(host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 403 to what must not be, and pass the rest on."""
@@ -57,10 +62,10 @@ class Guard:
         asked, origin = headers.get("host", ""), headers.get("origin")
         if self.local and not is_loopback(_hostname(asked)):
             refusal = f"this server answers to 127.0.0.1 and localhost only, not to {asked!r}"
-        elif scope["method"] not in _SAFE and origin is not None and urlsplit(origin).netloc != asked:
+        elif scope["method"] not in _SAFE and origin is not None and _place(origin) != asked:
             refusal = f"a page of {origin!r} may change nothing here"
         else:
-            await self.app(scope, receive, _with_headers(send))
+            await self.bodies(scope, receive, _with_headers(send))
             return
         await JSONResponse({"detail": refusal}, status_code=403)(scope, receive, _with_headers(send))
 
@@ -68,6 +73,13 @@ class Guard:
 def _hostname(asked: str) -> str:
     try:
         return urlsplit(f"//{asked}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _place(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc
     except ValueError:
         return ""
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ import numpy as np
 import soundfile
 
 from weigher.errors import RequestError
-from weigher.io.audio import SAMPLE_RATE, read_audio, stream_audio
+from weigher.io.audio import SAMPLE_RATE, AudioError, read_audio, stream_audio
 from weigher.io.rttm import Segment
 from weigher.recordings.decode import choose_slots
 from weigher.recordings.diarizer import Diarizer
@@ -66,7 +65,10 @@ class Heard:
 
 
 class Listener:
-    """A diarizer and, where there is one, the index of the people whom it knows by name."""
+    """A diarizer and, where there is one, the index of the people whom it knows by name.
+
+    Only one thread at a time may give names: `Service` sees to it.
+    """
 
     def __init__(self, diarizer: Diarizer, index: PeopleIndex | None, limits: Limits) -> None:
         """Raises RequestError for a model that hears no sound."""
@@ -76,7 +78,6 @@ class Listener:
                 "sound: train one with the front end log-mel or wavlm"
             )
         self.diarizer, self.index, self.limits = diarizer, index, limits
-        self._naming = threading.Lock()  # what a name means must not change between looking it up and writing
 
     def check_bounds(self, bounds: Mapping[str, int | None], seconds: float) -> None:
         """Raise RequestError for numbers of speakers that contradict each other, or are more than there can be."""
@@ -119,20 +120,18 @@ class Listener:
             raise RequestError(f"another voice of {heard.name} is called {name!r}; two voices are two people")
         if self.index is None:
             return _renamed(heard, row, name, heard.namings[row])
-        with self._naming:
-            old, people = heard.namings[row].name, {person.name for person in self.index.people()}
-            if old is not None and self._only_from(heard, old):
-                self.index.merge([old], name) if name in people else self.index.rename(old, name)
-            else:
-                self.index.enroll({name: [(heard.source, heard.result.embeddings[row])]})
-            self.index.recalibrate()
+        old, people = heard.namings[row].name, {person.name for person in self.index.people()}
+        if old is not None and self._only_from(heard, old):
+            self.index.merge([old], name) if name in people else self.index.rename(old, name)
+        else:
+            self.index.enroll({name: [(heard.source, heard.result.embeddings[row])]})
+        self.index.recalibrate()
         return _renamed(heard, row, name, Naming(name, name, 1.0))
 
     def rename_person(self, old: str, new: str) -> str:
         """Give a person in the index another name, and return it as the index keeps it; raises as `rename` there."""
         new = check_name(new)
-        with self._naming:
-            self.people().rename(old, new)
+        self.people().rename(old, new)
         return new
 
     def people(self) -> PeopleIndex:
@@ -162,7 +161,10 @@ def read_cut(heard: Heard, start: float, end: float) -> np.ndarray:
     """
     if not 0 <= start < end:
         raise RequestError(f"a part from {start:g} s to {end:g} s is asked for; needed is 0 <= start < end")
-    samples = read_audio(heard.path, start_seconds=start, duration_seconds=min(end - start, LONGEST_CUT_SECONDS))
+    try:
+        samples = read_audio(heard.path, start_seconds=start, duration_seconds=min(end - start, LONGEST_CUT_SECONDS))
+    except AudioError as error:  # the name that the sender knows, not a path on this machine
+        raise AudioError(str(error).replace(str(heard.path), heard.name)) from error
     return samples / max(1.0, float(np.abs(samples).max()))
 
 

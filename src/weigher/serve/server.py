@@ -29,6 +29,7 @@ from weigher.serve.limits import Limits
 from weigher.serve.service import Service
 
 _PREFIX, _LOCK = "weigher-serve-", "lock"
+_UPLOADS = "GRADIO_TEMP_DIR"
 # Gradio reads these when it is imported and when it is used
 _SETTINGS = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1"}
 
@@ -61,10 +62,13 @@ def serve(
 
 
 def build_app(service: Service, host: str = "127.0.0.1") -> FastAPI:
-    """Return API and page as one application; at its end the service is closed. Not to be called in an event loop."""
+    """Return API and page as one application; at its end the service is closed.
+
+    Not to be called in an event loop, and only within `private_folder`, where the page keeps its uploads.
+    """
     # where none is running, Gradio makes several event loops and closes none of them
     app = asyncio.run(_with_page(build_api(service), service))
-    app.add_middleware(Guard, host=host)
+    app.add_middleware(Guard, host=host, limits=service.limits, uploads=Path(os.environ[_UPLOADS]))
     return app
 
 
@@ -103,17 +107,17 @@ def private_folder() -> Iterator[Path]:
     """Give a folder that nobody else may read, for as long as the block lasts; Gradio's uploads go into it too."""
     _sweep()
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
-    before = os.environ.get("GRADIO_TEMP_DIR")
-    os.environ["GRADIO_TEMP_DIR"] = str(folder / "page")
+    before = os.environ.get(_UPLOADS)
+    os.environ[_UPLOADS] = str(folder / "page")
     try:
         with (folder / _LOCK).open("w") as lock:
             _try_lock(lock.fileno())
             yield folder
     finally:
         if before is None:
-            del os.environ["GRADIO_TEMP_DIR"]
+            del os.environ[_UPLOADS]
         else:
-            os.environ["GRADIO_TEMP_DIR"] = before
+            os.environ[_UPLOADS] = before
         shutil.rmtree(folder, ignore_errors=True)
 
 

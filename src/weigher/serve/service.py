@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ class Service:
 
     def __init__(self, diarizer: Diarizer, index: PeopleIndex | None, limits: Limits, folder: Path) -> None:
         self.limits, self.listener = limits, Listener(diarizer, index, limits)
+        self._naming = threading.Lock()  # what is named must not change between reading it and writing it back
         self.jobs: Jobs[Heard] = Jobs(folder, capacity=limits.queue, keep_seconds=limits.keep_minutes * 60)
 
     @contextmanager
@@ -57,14 +59,16 @@ class Service:
 
     def name_voice(self, job: str, speaker: str, name: str) -> Heard:
         """Say whose a voice of a recording is; raises as `Jobs.result` and `Listener.name_voice` do."""
-        heard = self.listener.name_voice(self.jobs.result(job), speaker, name)
-        return self.jobs.update(job, lambda _: heard)
+        with self._naming:
+            heard = self.listener.name_voice(self.jobs.result(job), speaker, name)
+            return self.jobs.update(job, lambda _: heard)
 
     def rename_person(self, old: str, new: str) -> str:
         """Give a person another name, in the index and in all results; raises as `Listener.rename_person`."""
-        new = self.listener.rename_person(old, new)
-        self.jobs.update_all(lambda heard: with_person_renamed(heard, old, new))
-        return new
+        with self._naming:
+            new = self.listener.rename_person(old, new)
+            self.jobs.update_all(lambda heard: with_person_renamed(heard, old, new))
+            return new
 
     def close(self) -> None:
         """Cancel all work and remove all recordings."""

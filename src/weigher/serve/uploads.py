@@ -1,4 +1,4 @@
-"""Forms with a recording in them, refused as soon as they are seen to be too large or too slow."""
+"""Forms with a recording in them, refused as soon as they are seen to be too slow; `bodies` refuses too large ones."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from contextlib import asynccontextmanager
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.types import Message
 
 from weigher.errors import RequestError
 from weigher.serve.limits import Limits
 
-_ENVELOPE = 64 * 1024  # what a form has around its file, at most
 _FIELDS = 16
 
 
@@ -24,27 +22,14 @@ class SlowUploadError(RequestError):
 
 @asynccontextmanager
 async def received_form(request: Request, limits: Limits) -> AsyncIterator[FormData]:
-    """Give the form of a request, of at most one file, counted while it comes in.
+    """Give the form of a request, of at most one file.
 
     The file lies in memory, or once it is above 1 MB in a file without a name that goes with this block or process.
-    Raises TooLargeError as soon as the length told beforehand or what has come in is above the limit, SlowUploadError
-    when the time is over, RequestError for what is no such form.
+    Raises SlowUploadError when the time is over, RequestError for what is no such form.
     """
-    told = request.headers.get("content-length", "")
-    if told.isascii() and told.isdigit():
-        limits.check_bytes(int(told) - _ENVELOPE)
-    received = 0
-
-    async def counted() -> Message:
-        nonlocal received
-        message = await request.receive()
-        received += len(message.get("body", b""))
-        limits.check_bytes(received - _ENVELOPE)
-        return message
-
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise RequestError("a recording is sent as multipart/form-data, in the field `audio`")
-    form = Request(request.scope, counted).form(max_files=1, max_fields=_FIELDS)
+    form = request.form(max_files=1, max_fields=_FIELDS)
     try:
         async with asyncio.timeout(limits.upload_seconds), form as fields:
             yield fields
