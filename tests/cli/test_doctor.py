@@ -1,13 +1,18 @@
 import importlib.metadata
 import json
+import os
 import platform
+import re
+import subprocess
 import sys
 
 import pytest
+import torch
 
 from weigher import __version__
 from weigher.cli import doctor
 from weigher.cli.main import main
+from weigher.train import provenance
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +69,47 @@ def test_a_base_package_that_does_not_load_is_a_problem(monkeypatch, capsys, pac
     monkeypatch.setitem(sys.modules, package, None)
     assert main(["doctor", "--json"]) == 1
     assert any(package in problem for problem in json.loads(capsys.readouterr().out)["problems"])
+
+
+BROKEN = {  # what such packages raise where a part of them is missing, or built for another machine
+    "torch": 'OSError("libcudart.so.12: cannot open shared object file")',
+    "numpy": 'RuntimeError("built for another Python")',
+    "scipy": 'ImportError("libopenblas is missing")',
+    "safetensors": 'SystemError("initialization failed")',
+    "soundfile": 'OSError("sndfile library not found")',
+    "soxr": 'ImportError("soxr_ext is missing")',
+}
+
+
+@pytest.mark.parametrize("package", BROKEN)
+def test_doctor_itself_needs_no_package_that_may_be_broken(tmp_path, package):
+    (tmp_path / f"{package}.py").write_text(f"raise {BROKEN[package]}\n")
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-m", "weigher", "doctor", "--json"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 1
+    found = json.loads(done.stdout)
+    said = BROKEN[package].split('"')[1]
+    assert any(problem.startswith(f"{package} does not load: {said}") for problem in found["problems"])
+    assert {"weigher", "python", "torch", "numpy"} <= set(found["versions"])  # as installed, loaded or not
+    assert found["commit"] == provenance.commit()
+    told = any(problem.startswith("torch does not load") for problem in found["problems"])
+    assert (found["devices"] == []) is told  # a torch may or may not load without numpy
+
+
+def test_all_base_packages_are_tried():
+    needed = [line for line in importlib.metadata.requires("weigher") or [] if "extra ==" not in line]
+    assert {re.split(r"[^\w-]", line)[0] for line in needed} == set(doctor.BASE)
+
+
+def test_devices_that_cannot_be_asked_are_a_problem(monkeypatch, capsys):
+    def broken():
+        raise RuntimeError("the driver is too old")
+
+    monkeypatch.setattr(torch.cuda, "device_count", broken)
+    assert main(["doctor", "--json"]) == 1
+    assert "the driver is too old" in json.loads(capsys.readouterr().out)["problems"][0]
 
 
 def test_data_is_where_the_environment_says(monkeypatch, tmp_path, capsys):

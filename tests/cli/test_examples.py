@@ -60,6 +60,31 @@ def test_the_whole_ranking_is_written_and_the_rest_drawn(clouds, tmp_path, capsy
     assert picture.stat().st_size > 10_000
 
 
+@pytest.mark.parametrize("how", [("--json",), ()])
+def test_the_ranking_is_told_before_anything_is_drawn(clouds, tmp_path, capsys, monkeypatch, how):
+    def broken(*arguments, **settings):
+        raise OSError("no space left on the device")
+
+    monkeypatch.setattr("weigher.plot.margins.margins_picture", broken)
+    out = tmp_path / "suspects.csv"
+    arguments = (clouds, "--out", out, "--picture", tmp_path / "p.png", "--quiet", "--epochs", 3, *how)
+    assert examples(*arguments) == 1
+    told = capsys.readouterr()
+    assert "no space left" in told.err
+    assert len(out.read_text().splitlines()) == 91
+    assert json.loads(told.out)["examples"] == 90 if how else "of 90 labels are likely wrong" in told.out
+
+
+def test_labels_and_files_may_hold_what_looks_like_a_formula(tmp_path, capsys):
+    rng, labels = np.random.default_rng(0), np.array(["$100_$", "b"])[np.arange(40) % 2]
+    images = rng.integers(0, 60, (40, 8, 8)) + 150 * (labels == "b")[:, None, None]
+    np.savez(tmp_path / "$100_$.npz", images=images.astype(np.uint8), labels=labels)
+    picture = tmp_path / "p.svg"
+    assert examples(tmp_path / "$100_$.npz", "--json", "--quiet", "--epochs", 2, "--picture", picture) == 0
+    assert picture.stat().st_size > 10_000
+    assert json.loads(capsys.readouterr().out)["classes"] == ["$100_$", "b"]
+
+
 def test_labels_from_a_file_are_judged_instead(clouds, capsys):
     assert examples(clouds, "--labels", clouds.parent / "right.txt", "--json", "--quiet") == 0
     told = json.loads(capsys.readouterr().out)

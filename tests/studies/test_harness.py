@@ -50,6 +50,15 @@ def test_clearly_less_counts_the_spread():
     assert not harness.clearly_less(Row("a", "x", 3.89, 1.0, 4), at_ten, factor=0.5)
 
 
+def test_round_off_is_no_difference():
+    third, tenths = Row("a", "x", 0.3, 0.0, 3), Row("b", "x", 0.1 + 0.2, 0.0, 3)
+    assert third.mean < tenths.mean
+    assert not harness.clearly_less(third, tenths)
+    assert not harness.clearly_less(Row("a", "x", -0.3, 0.0, 3), Row("b", "x", 0.1, 0.0, 3), factor=-3 + 1e-15)
+    assert harness.clearly_less(third, Row("b", "x", 0.3001, 0.0, 3))
+    assert harness.clearly_less(Row("a", "x", 0.0, 0.0, 3), Row("b", "x", 1e-12, 0.0, 3))
+
+
 def test_one_seed_shows_nothing():
     assert not harness.clearly_less(Row("a", "x", 1.0, None, 1), Row("b", "x", 100.0, None, 1))
     assert harness.clearly_less(Row("a", "x", 1.0, 0.1, 3), Row("b", "x", 100.0, None, 1))
@@ -110,6 +119,52 @@ def test_held_follows_from_the_rows_and_is_plain_json(tmp_path):
     assert json.loads((tmp_path / "results.json").read_text())["claims"][0]["measured"] == 0.5
 
 
+def broken(rows):
+    return rows[0].mean / 0, True
+
+
+@pytest.mark.parametrize(
+    ("rule", "measured", "held"),
+    [
+        (broken, "ZeroDivisionError: float division by zero", False),
+        (lambda rows: rows[0].mean, "TypeError: cannot unpack non-iterable float object", False),
+        (lambda rows: (float("nan"), True), "nan", False),
+        (lambda rows: (float("inf"), True), "inf", True),
+    ],
+)
+def test_a_rule_that_fails_costs_no_row_and_is_not_held(tmp_path, rule, measured, held):
+    claims = (Claim("a is small", "here", rule), Claim("b is small", "here", lambda rows: (1.0, True)))
+    study = Study("s", "00", "t", run=lambda context: [Row.of("a", "x", [0.5])], claims=claims)
+    result = harness.run_study(study, context(tmp_path))
+    assert [(verdict.measured, verdict.held) for verdict in result.claims] == [(measured, held), (1.0, True)]
+    assert Result.read(tmp_path / "results.json") == result
+
+
+@pytest.mark.parametrize("blocked", ["out", "results.json", "s.png"])
+def test_no_work_is_done_where_the_result_cannot_be_written(tmp_path, blocked):
+    out = tmp_path / "out"
+    if blocked == "out":
+        out.write_text("a file")
+    else:
+        (out / blocked).mkdir(parents=True)
+    asked = []
+    study = Study("s", "00", "t", run=asked.append, plot=lambda result, path: None)
+    with pytest.raises(RequestError, match="cannot write"):
+        harness.run_study(study, context(out))
+    assert asked == []
+
+
+def test_what_stood_in_the_folder_stays_until_there_is_a_new_result(tmp_path):
+    (tmp_path / "results.json").write_text("{}")
+
+    def run(context):
+        assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+        assert (tmp_path / "results.json").read_text() == "{}"
+        return [Row.of("a", "x", [0.5])]
+
+    harness.run_study(Study("s", "00", "t", run=run), context(tmp_path))
+
+
 @pytest.mark.parametrize("rows", [[], [Row.of("a", "x", [1.0])] * 2])
 def test_rows_must_be_there_and_be_unique(tmp_path, rows):
     with pytest.raises(ValueError, match="one for each"):
@@ -158,13 +213,43 @@ def test_parts_are_kept_and_taken_up_again_by_the_same_code_only(tmp_path, monke
     assert resumed.part("seed 0, casts", compute) == {"der": 12.5, "time": 2}
     assert resumed.used == ["data/speech"]
     assert resumed.part("seed 1, casts", compute)["time"] == 3
-    with pytest.raises(RequestError, match="same code and budget"):
+    refused = pytest.raises(RequestError, match="same code, data and budget")
+    with refused:
         replace(resumed, budget="full").part("seed 0, casts", compute)
     monkeypatch.setattr(harness, "commit", lambda: "another")
-    with pytest.raises(RequestError, match="same code and budget"):
-        resumed.part("seed 0, casts", compute)
+    assert resumed.part("seed 0, casts", compute)["time"] == 2  # the code is that of the start
+    with refused:
+        replace(context(tmp_path), resume=True).part("seed 0, casts", compute)
     assert len(asked) == 3
     assert context(tmp_path).part("seed 0, casts", compute)["time"] == 4  # begun anew, whatever is there
+
+
+def test_parts_of_other_data_or_another_version_are_not_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr(harness, "_root", lambda: tmp_path)  # no checkout: there is no commit to tell versions apart
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "link").symlink_to("a")
+    assert context(tmp_path, data=tmp_path / "a").part("seed 0", lambda: 1) == 1
+
+    def resumed(name):
+        return replace(context(tmp_path, data=tmp_path / name), resume=True).part("seed 0", lambda: 2)
+
+    assert resumed("link") == 1
+    with pytest.raises(RequestError, match="same code, data and budget"):
+        resumed("b")
+    monkeypatch.setattr(harness, "__version__", "9.9")
+    with pytest.raises(RequestError, match=r"9\.9.*same code, data and budget"):
+        resumed("a")
+
+
+def test_the_commit_of_a_result_is_that_of_its_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(harness, "commit", lambda: "start")
+
+    def run(context):
+        monkeypatch.setattr(harness, "commit", lambda: "end")
+        return [Row.of("a", "x", [0.5])]
+
+    assert harness.run_study(Study("s", "00", "t", run=run), context(tmp_path)).commit == "start"
 
 
 def test_seconds_of_a_resumed_study_count_its_kept_parts(tmp_path, monkeypatch):
@@ -239,12 +324,26 @@ def test_commit_is_that_of_the_checkout_and_says_when_files_differ(tmp_path, mon
     assert harness.commit() == git("rev-parse", "--short=12", "HEAD")
     file.write_text("2")
     assert harness.commit() == git("rev-parse", "--short=12", "HEAD") + "-dirty"
-    resumed = replace(context(tmp_path), resume=True)
-    assert resumed.part("seed 0", lambda: 1) == 1
-    assert resumed.part("seed 0", lambda: 2) == 1
-    file.write_text("3")
-    with pytest.raises(RequestError, match="same code and budget"):  # as dirty as before, and not the same
-        resumed.part("seed 0", lambda: 2)
+
+    def part(value):
+        return replace(context(tmp_path / "out"), resume=True).part("seed 0", lambda: value)
+
+    assert part(1) == part(2) == 1
+    refused = pytest.raises(RequestError, match="same code, data and budget")
+    file.write_bytes(b"\xff3")
+    with refused:  # as dirty as before, and not the same
+        part(2)
+    file.write_text("2")
+    assert part(2) == 1
+    new = file.parent / "näme of a file"
+    new.write_bytes(b"\xff1")
+    with refused:  # git does not know it, and it is code all the same
+        part(2)
+    (tmp_path / "out").rename(tmp_path / "old")
+    assert part(3) == part(4) == 3
+    new.write_bytes(b"\xff2")
+    with refused:
+        part(4)
 
 
 def test_report_shows_figures_and_verdicts_word_for_word():

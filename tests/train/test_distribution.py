@@ -80,6 +80,43 @@ def train(folder, **settings):
     return model, fit(model, step, batches, CONFIG, run_dir=folder, device="cpu", **methods)
 
 
+class Normed(nn.Module):
+    """Running statistics, each worker's of its own rows; a flag and a buffer that holds nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.out = nn.BatchNorm1d(3, dtype=torch.float64), nn.Linear(3, 1, dtype=torch.float64)
+        self.register_buffer("is_first", torch.tensor(False))
+        self.register_buffer("nothing", torch.zeros(0))
+
+
+def normed_step(model, batch):
+    model.is_first.fill_(rank() == 0)
+    return {"loss": model.out(model.norm(batch["x"])).square().mean()}
+
+
+def assert_same_everywhere(model):
+    for name, buffer in model.named_buffers():
+        first, second = gather(buffer[None])
+        assert torch.equal(first, second), name
+    assert model.is_first  # worker 0's
+
+
+def buffers_are_those_of_worker_0():
+    """Before each validation, and at the end, whether it is with the weights of the best validation or the last."""
+    scores = [0.9, 0.1]
+
+    def validate(model):
+        assert_same_everywhere(model)
+        return {"score": scores.pop(0)}
+
+    for hook in (validate, None):
+        model = Normed()
+        fit(model, normed_step, batches, CONFIG, validate=hook, device="cpu")
+        assert_same_everywhere(model)
+    assert scores == []
+
+
 def worker(folder):
     """What each of the two workers does; an assertion that fails ends both."""
     assert world_size() == 2  # known before they have joined
@@ -113,6 +150,7 @@ def worker(folder):
     resumed, _ = train(folder / "cut", resume=True)
     for name, value in resumed.state_dict().items():
         assert torch.equal(value, model.state_dict()[name]), name
+    buffers_are_those_of_worker_0()
 
 
 def test_two_workers_give_what_one_process_gives_with_both_batches(tmp_path):

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -212,6 +214,56 @@ def test_a_finished_run_is_resumed_at_once_and_a_longer_one_goes_on(tmp_path, wh
     _, history = run(tmp_path, resume=True, config=longer, batches=counted)
     assert drawn == [10, 11]
     assert history.step == 11
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """One second a batch, and no other time goes by."""
+    now = [0.0]
+    monkeypatch.setattr("weigher.train.loop.time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def ticking(k, generator):
+        now[0] += 1
+        return batches(k, generator)
+
+    return ticking
+
+
+@pytest.mark.parametrize("at", range(1, CONFIG.steps + 1))
+def test_a_run_stopped_by_its_time_limit_and_resumed_is_the_whole_run(tmp_path, whole, clock, at):
+    _, first = run(tmp_path, config=replace(CONFIG, time_limit_seconds=at), batches=clock)
+    assert (first.step, first.stopped) == (at, "time limit" if at < CONFIG.steps else "steps")
+    assert first.validation[-1]["step"] == at  # what it ends with is measured, on the grid or not
+    assert outcome(tmp_path, *run(tmp_path, resume=True, batches=clock)) == whole
+
+
+@pytest.mark.parametrize("tempting", [1.0, 0.0])
+def test_validations_at_a_time_limit_count_neither_for_patience_nor_for_the_best_of_a_resumed_run(
+    tmp_path, clock, tempting
+):
+    scores = {3: 0.5, 6: 0.6, 9: 0.4, 12: 0.3}
+    config = replace(CONFIG, steps=15, patience=2, average_from=None)
+
+    def scored(model):
+        k = int(model.seen[0]) % 100
+        validate(model)  # it leaves traces in a buffer
+        return {"score": scores.get(k, tempting)}
+
+    plan = {"validate": scored, "batches": clock}
+    expected = outcome(tmp_path / "whole", *run(tmp_path / "whole", config=config, **plan))
+    assert expected[2][2:] == (12, "patience")
+    assert expected[3] == (6, 0.6)
+    for limit in (1, 4, 5, 7, 11):
+        model, history = run(
+            tmp_path / "cut", resume=limit > 1, config=replace(config, time_limit_seconds=limit), **plan
+        )
+        assert (history.step, history.stopped) == (limit, "time limit")
+        if limit == 4:  # whoever had only that much time gets the best there was until then
+            assert (history.best_step, history.best_score) == ((4, 1.0) if tempting else (3, 0.5))
+            kept, told = load_tensors(tmp_path / "cut" / "best.safetensors")
+            assert told == {"step": history.best_step, "score": history.best_score}
+            assert {name: tensor.numpy().tobytes() for name, tensor in kept.items()} == weights_in(model)
+    assert outcome(tmp_path / "cut", *run(tmp_path / "cut", resume=True, config=config, **plan)) == expected
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

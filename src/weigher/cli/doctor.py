@@ -1,5 +1,9 @@
-"""``weigher doctor``: what is installed, what it runs on and which data it finds, for a report of a fault."""
+"""``weigher doctor``: what is installed, what it runs on and which data it finds, for a report of a fault.
 
+It imports nothing beforehand that may be what is broken: base packages are tried one by one, each under a guard.
+"""
+
+import importlib
 import importlib.metadata
 import os
 import re
@@ -13,9 +17,10 @@ from rich.table import Table
 
 from weigher.cli.console import print_json
 from weigher.errors import RequestError
-from weigher.io.datasets import find_data
-from weigher.studies import harness
+from weigher.train import provenance
 
+BASE = ("torch", "numpy", "scipy", "safetensors", "soundfile", "soxr", "rich", "tyro")
+"""The packages that weigher does not work without."""
 DEVELOPER_EXTRAS = {"test", "docs"}
 """Extras that only work on weigher itself needs; `make` installs them."""
 
@@ -64,10 +69,10 @@ def run(options: Options) -> int:
 def examine() -> Checkup:
     """Look at this installation and this machine."""
     problems: list[str] = []
-    libsndfile = _libsndfile(problems)
-    devices, torch_threads = _torch(problems)
+    loaded = {name for name in BASE if _loads(name, problems)}
+    devices, torch_threads = _torch(problems) if "torch" in loaded else ([], None)
     return Checkup(
-        versions=harness.versions() | libsndfile,
+        versions=provenance.versions() | (_libsndfile() if "soundfile" in loaded else {}),
         extras=extras(),
         devices=devices,
         threads={
@@ -77,7 +82,7 @@ def examine() -> Checkup:
         },
         data=_data(problems),
         disk_free_gib=round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
-        commit=harness.commit(),
+        commit=provenance.commit(),
         problems=problems,
     )
 
@@ -104,32 +109,43 @@ def _installed(package: str) -> bool:
     return True
 
 
-def _libsndfile(problems: list[str]) -> dict[str, str]:
+def _loads(package: str, problems: list[str]) -> bool:
     try:
-        import soundfile
-    except (ImportError, OSError) as error:  # OSError: the package is there, the C library is not
-        problems.append(f"soundfile does not load, so no audio can be read: {error}")
-        return {}
+        importlib.import_module(package)
+    except Exception as error:  # ImportError, OSError for a C library, and whatever else a broken build raises
+        problems.append(f"{package} does not load: {error}; install it again")
+        return False
+    return True
+
+
+def _libsndfile() -> dict[str, str]:
+    import soundfile
+
     return {"soundfile": soundfile.__version__, "libsndfile": soundfile.__libsndfile_version__}
 
 
-def _torch(problems: list[str]) -> tuple[list[str], int | None]:
-    try:
-        import torch
-    except (ImportError, OSError) as error:
-        problems.append(f"torch does not load: {error}")
-        return [], None
+def _torch(problems: list[str]) -> tuple[list[str], int]:
+    import torch
+
     devices = ["cpu"]
-    devices += [f"cuda:{index} {torch.cuda.get_device_name(index)}" for index in range(torch.cuda.device_count())]
-    devices += ["mps"] if torch.backends.mps.is_available() else []
+    try:
+        devices += [f"cuda:{index} {torch.cuda.get_device_name(index)}" for index in range(torch.cuda.device_count())]
+        devices += ["mps"] if torch.backends.mps.is_available() else []
+    except Exception as error:  # torch loads, and its driver does not
+        problems.append(f"the GPU cannot be asked: {error}; install a driver that this build of torch can use")
     return devices, torch.get_num_threads()
 
 
 def _data(problems: list[str]) -> str | None:
     try:
+        from weigher.io.datasets import find_data
+
         found = find_data()
     except RequestError as error:  # WEIGHER_DATA names a folder that is not there
         problems.append(str(error))
+        return None
+    except Exception as error:  # what reads audio does not load
+        problems.append(f"no data was looked for: {error}")
         return None
     return None if found is None else str(found)
 

@@ -95,17 +95,17 @@ def run(options: Options) -> int:
     rows = _rows(found, labels, classes)
     if options.out is not None:
         _write(options.out, rows)
-    if options.picture is not None:
-        _draw(options.picture, found, data.x, [str(label) for label in data.labels], title=options.data.name)
     flagged = sum(bool(row["likely"]) for row in rows)
     cuts = [float(cut) for cut in found.errors.thresholds]
     if options.json:
         counted = {"data": str(options.data), "examples": len(rows), "classes": classes.tolist(), "flagged": flagged}
         console.print_json({**counted, "cut_offs": cuts, "suspects": rows[: options.top]})
-        return 0
-    Console().print(_table(rows[: options.top], escape(options.data.name)))
-    said = " and ".join(f"{cut:.2f}" for cut in cuts)
-    print(f"{flagged} of {len(rows)} labels are likely wrong (*): AUM at or below {said}, the cut-offs of the passes")
+    else:
+        Console().print(_table(rows[: options.top], escape(options.data.name)))
+        at = " and ".join(f"{cut:.2f}" for cut in cuts)
+        print(f"{flagged} of {len(rows)} labels are likely wrong (*): AUM at or below {at}, the cut-offs of the passes")
+    if options.picture is not None:  # last: a picture that fails costs no figure
+        _draw(options.picture, found, data.x, [str(label) for label in data.labels], title=options.data.name)
     return 0
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from scipy.special import ive
 
 from weigher.errors import RequestError
+from weigher.plot.names import write_plainly
 from weigher.plot.tracks import PALETTE
 
 if TYPE_CHECKING:
@@ -94,9 +95,10 @@ def circles(
             _histogram(figure.add_subplot(grid[1, column]), cloud.distances)
     if kinds:
         handles = [_dot(PALETTE[place % len(PALETTE)], name) for place, name in enumerate(kinds)]
-        figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=8, handletextpad=0.1)
+        place = {"loc": "outside right center", "frameon": False, "fontsize": 8, "handletextpad": 0.1}
+        write_plainly(figure.legend(handles=handles, **place))
     if title:
-        figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+        figure.suptitle(title, x=0.01, ha="left", fontweight="bold", parse_math=False)
     figure.savefig(path, dpi=150)
 
 
@@ -124,8 +126,8 @@ def _circle(axes: Axes, cloud: Cloud, labels: np.ndarray | None, kinds: Sequence
         axes.scatter(
             mine[:, 0], mine[:, 1], s=size, color=PALETTE[place % len(PALETTE)], alpha=0.6, linewidths=0, zorder=3
         )
-    axes.set_title(cloud.name, fontsize=10, fontweight="bold", color=_INK)
-    axes.set_xlabel(cloud.note, fontsize=8, color=_INK)
+    axes.set_title(cloud.name, fontsize=10, fontweight="bold", color=_INK, parse_math=False)
+    axes.set_xlabel(cloud.note, fontsize=8, color=_INK, parse_math=False)
     reach = _GROUND + _REACH + 0.02
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
     axes.spines[:].set_visible(False)

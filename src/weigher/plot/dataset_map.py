@@ -62,8 +62,8 @@ def map_picture(
     axes.spines[["top", "right", "left", "bottom"]].set_color(_GRID)
     axes.grid(color=_GRID, linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.set_xlabel(note, fontsize=9, color=_FAINT, loc="left")
-    axes.set_title(title, loc="left", fontweight="bold", color=_INK)
+    axes.set_xlabel(note, fontsize=9, color=_FAINT, loc="left", parse_math=False)
+    axes.set_title(title, loc="left", fontweight="bold", color=_INK, parse_math=False)
     figure.savefig(path, dpi=150)
 
 
@@ -109,5 +109,5 @@ def flow_picture(
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[["top", "right", "left", "bottom"]].set_color(_GRID)
-    figure.suptitle(title, x=0.01, ha="left", fontweight="bold", color=_INK)
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold", color=_INK, parse_math=False)
     figure.savefig(path, dpi=150)

@@ -57,7 +57,8 @@ def plot_example_weights(
             index = int(least[place])
             cell.imshow(images[index], cmap="gray_r")
             is_wrong = wrong is not None and bool(wrong[index])
-            cell.set_title(f"“{labels[index]}”", fontsize=10, color=_WRONG if is_wrong else "#222222", pad=2)
+            colour = _WRONG if is_wrong else "#222222"
+            cell.set_title(f"“{labels[index]}”", fontsize=10, color=colour, pad=2, parse_math=False)
     right.suptitle("The examples that count least, with their labels", fontsize=10)
-    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold", parse_math=False)
     figure.savefig(path, dpi=130)

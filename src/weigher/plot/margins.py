@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from weigher.plot.names import write_plainly
 from weigher.plot.tracks import PALETTE
 
 _INK, _GRID = "#222222", "#E6E6E6"
@@ -49,7 +50,7 @@ def margins_picture(path: Path, panels: Sequence[MarginPanel], *, title: str) ->
     seen = any(panel.images is not None for panel in panels)
     figure = Figure(figsize=(13 if seen else 9, 0.5 + 3.6 * len(panels)), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold", parse_math=False)
     rows = figure.subfigures(len(panels), 2 if seen else 1, squeeze=False, width_ratios=(2, 1) if seen else None)
     names = list(dict.fromkeys(name for panel in panels for name in (*panel.areas, *panel.curves)))
     colours = {name: PALETTE[place % len(PALETTE)] for place, name in enumerate(names)}
@@ -72,10 +73,10 @@ def _histograms(axes, panel: MarginPanel, colours: Mapping[str, str]) -> None:
         axes.hist(inside, bins, color=colours[name], alpha=0.55, label=f"{name} ({len(values)})", density=True)
     for cut in panel.cuts:
         axes.axvline(cut, color=_INK, linewidth=1, linestyle=":")
-    axes.set_title(panel.name, loc="left", fontsize=10)
+    axes.set_title(panel.name, loc="left", fontsize=10, parse_math=False)
     axes.set_xlabel("area under the margin (dotted: cut-off of each pass)")
     axes.set_ylabel("density in each group")
-    axes.legend(frameon=False, fontsize=8)
+    write_plainly(axes.legend(frameon=False, fontsize=8))
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -103,7 +104,8 @@ def _images(part, panel: MarginPanel) -> None:
         axes.imshow(image, cmap="gray_r", extent=(column, column + 0.9, -1.25 * row - 0.9, -1.25 * row))
         wrong = panel.wrong is not None and bool(panel.wrong[place])
         colour = PALETTE[1] if wrong else _INK
-        axes.text(column + 0.45, 0.05 - 1.25 * row, panel.said[place], fontsize=8, color=colour, ha="center")
+        words = {"fontsize": 8, "color": colour, "ha": "center", "parse_math": False}
+        axes.text(column + 0.45, 0.05 - 1.25 * row, panel.said[place], **words)
     axes.set_xlim(0, _COLUMNS)
     axes.set_ylim(-1.25 * _ROWS, 0.3)
     axes.set_axis_off()

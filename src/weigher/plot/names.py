@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.legend import Legend
 
 LINE = 0.042
 """Height of a line of names, as a share of the panel."""
@@ -60,7 +61,14 @@ def write_names(axes: Axes, names: Sequence[str], points: Sequence[tuple[float, 
             textcoords="axes fraction",
             fontsize=size,
             color=_INK,
+            parse_math=False,
             va="center",
             ha=side,
             arrowprops={"arrowstyle": "-", "color": _FAINT, "linewidth": 0.5} if abs(y - point[1]) > LINE / 2 else None,
         )
+
+
+def write_plainly(legend: Legend) -> None:
+    """Have the names in a legend written letter by letter: what stands between dollar signs is no formula."""
+    for text in legend.get_texts():
+        text.set_parse_math(False)

@@ -11,7 +11,6 @@ read below the data folder, ``std`` is null where there was one seed, ``versions
 """
 
 import difflib
-import hashlib
 import importlib
 import importlib.util
 import json
@@ -22,6 +21,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +31,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import weigher.studies
+from weigher import __version__
 from weigher.errors import RequestError
 from weigher.io.atomic import writing
 from weigher.train import provenance
@@ -144,6 +145,10 @@ class Result:
         return cls(**stored)
 
 
+def _code() -> dict[str, str | None]:
+    return {"weigher": __version__, "commit": commit(), "changes": provenance.changes(_root())}
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """What a study may use: the data folder (None where there is none), seeds, budget, a folder for its output."""
@@ -157,6 +162,8 @@ class Context:
     used: list[str] = field(default_factory=list)
     kept_seconds: list[float] = field(default_factory=list)
     """What each part that was taken as it stands had taken when it was made."""
+    code: Mapping[str, str | None] = field(default_factory=_code)
+    """Version, commit and changes at the start: files may change while the work goes on, and what runs does not."""
 
     def has(self, name: str) -> bool:
         """Say whether `name` (such as ``speech/timings/ami``) lies in the data folder."""
@@ -176,17 +183,17 @@ class Context:
     def part(self, name: str, compute: Callable[[], Any]) -> Any:
         """Return what `compute` gives (plain data), and keep it in `out`, so that a stopped study can be resumed.
 
-        With `resume` a part that is kept is taken as it stands. RequestError where other code or another budget made
-        it.
+        With `resume` a part that is kept is taken as it stands. RequestError where other code, another data folder or
+        another budget made it.
         """
         path = self.out / "parts" / f"{name}.json"
-        made_by = {"commit": commit(), "changes": _changes(), "budget": self.budget}
+        made_by = {**self.code, "data": self.data and str(self.data.resolve()), "budget": self.budget}
         if self.resume and path.is_file():
             kept = json.loads(path.read_text(encoding="utf-8"))
             if kept["made_by"] != made_by:
                 raise RequestError(
-                    f"{path} was made by {kept['made_by']} and this is {made_by}; resume with the same code and "
-                    "budget, or begin anew without --resume"
+                    f"{path} was made by {kept['made_by']} and this is {made_by}; resume with the same code, "
+                    "data and budget, or begin anew without --resume"
                 )
             self.used.extend(name for name in kept["data"] if name not in self.used)
             self.kept_seconds.append(kept["seconds"])
@@ -232,8 +239,8 @@ def find_row(rows: Sequence[Row], method: str, metric: str) -> Row:
 def clearly_less(a: Row, b: Row, factor: float = 1.0) -> bool:
     """Say whether a < factor * b by more than two standard errors of the difference over the seeds.
 
-    a.mean + 2 sqrt(a.std^2 / a.n + factor^2 b.std^2 / b.n) < factor * b.mean. A row of one value adds no spread; two
-    such rows show nothing, and the answer is False.
+    a.mean + 2 sqrt(a.std^2 / a.n + factor^2 b.std^2 / b.n) < factor * b.mean, and not by round-off, a billionth of the
+    largest of these figures. A row of one value adds no spread; two such rows show nothing, and the answer is False.
 
     >>> few, many = Row.of("a", "DER %", [9.0, 11.0]), Row.of("b", "DER %", [20.0, 22.0])
     >>> clearly_less(few, many), clearly_less(few, many, factor=0.5)
@@ -242,7 +249,8 @@ def clearly_less(a: Row, b: Row, factor: float = 1.0) -> bool:
     if a.std is None and b.std is None:
         return False
     spread = math.sqrt((a.std or 0.0) ** 2 / a.n + (factor * (b.std or 0.0)) ** 2 / b.n)
-    return a.mean + 2 * spread < factor * b.mean
+    border = factor * b.mean
+    return border - a.mean - 2 * spread > 1e-9 * max(abs(border), abs(a.mean), 2 * spread)
 
 
 def find_studies() -> dict[str, Study]:
@@ -276,11 +284,14 @@ def _study_in(name: str) -> Study | None:
 def run_study(study: Study, context: Context) -> Result:
     """Run a study, judge its claims, and write ``results.json`` and the picture ``<name>.png`` into `context.out`.
 
-    Raises RequestError before any work where the picture cannot be drawn; ValueError where a study gives no rows, or
-    two for one method and metric.
+    Raises RequestError before any work where the picture cannot be drawn or a file not be written; ValueError where a
+    study gives no rows, or two for one method and metric.
     """
     if study.plot is not None and importlib.util.find_spec("matplotlib") is None:
         raise RequestError("studies draw a picture, and matplotlib is not installed: pip install 'weigher[study]'")
+    written, picture = context.out / "results.json", context.out / f"{study.name}.png"
+    for path in (written, picture):
+        _try_writing(path)
     started = time.perf_counter()
     rows = list(study.run(context))
     if len({(row.method, row.metric) for row in rows}) != len(rows) or not rows:
@@ -295,19 +306,39 @@ def run_study(study: Study, context: Context) -> Result:
         claims=[judge(claim, rows) for claim in study.claims],
         seconds=round(time.perf_counter() - started + sum(context.kept_seconds), 1),
         versions={**versions(), "hardware": hardware()},
-        commit=commit(),
+        commit=context.code["commit"],
     )
-    with writing(context.out / "results.json", "w") as file:
+    with writing(written, "w") as file:
         file.write(json.dumps(result.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     if study.plot is not None:
-        study.plot(result, context.out / f"{study.name}.png")
+        study.plot(result, picture)
     return result
 
 
+class _Tried(Exception):  # noqa: N818 (it is no error)
+    pass
+
+
+def _try_writing(path: Path) -> None:
+    """Raise as `writing` does where `path` cannot be written; what stands there stays."""
+    with suppress(_Tried), writing(path, "w"):
+        raise _Tried
+
+
 def judge(claim: Claim, rows: Sequence[Row]) -> Verdict:
-    """Apply the claim's rule to the rows."""
-    measured, held = claim.rule(rows)
-    return Verdict(claim.claim, claim.source, measured if isinstance(measured, str) else float(measured), bool(held))
+    """Apply the claim's rule to the rows; where it fails, or measures no number, the claim is not held.
+
+    >>> judge(Claim("a is half of b", "here", lambda rows: (1 / 0, True)), [])
+    Verdict(claim='a is half of b', source='here', measured='ZeroDivisionError: division by zero', held=False)
+    """
+    try:
+        measured, held = claim.rule(rows)
+        measured, held = measured if isinstance(measured, str) else float(measured), bool(held)
+    except Exception as error:  # the rows may be the work of hours, and a rule must not lose them
+        measured, held = f"{type(error).__name__}: {error}", False
+    if isinstance(measured, float) and not math.isfinite(measured):  # JSON has no such numbers
+        measured, held = str(measured), held and not math.isnan(measured)
+    return Verdict(claim.claim, claim.source, measured, held)
 
 
 def stored_result(name: str) -> Result | None:
@@ -349,12 +380,6 @@ def hardware() -> str:
 def commit() -> str | None:
     """Return the commit of the checkout weigher runs from, with ``-dirty`` where files differ from it, or None."""
     return provenance.commit(_root())
-
-
-def _changes() -> str | None:
-    """Return a short name of what differs from the commit, None where nothing does: two trees can be dirty."""
-    differs = provenance.git(_root(), "diff", "HEAD", "--", "src")
-    return hashlib.sha256(differs.encode()).hexdigest()[:12] if differs else None
 
 
 def _root() -> Path:

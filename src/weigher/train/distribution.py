@@ -157,6 +157,18 @@ def first_numbers(numbers: Mapping[str, Tensor | float], device: torch.device) -
     return dict(zip(numbers, values.tolist(), strict=True))
 
 
+@torch.no_grad()
+def share_buffers(model: nn.Module) -> None:
+    """Give every worker the buffers of worker 0: what a step does to running statistics is each worker's own.
+
+    >>> share_buffers(nn.BatchNorm1d(3))  # one worker alone: nothing to do
+    """
+    for buffer in model.buffers() if world_size() > 1 else ():
+        values = buffer.contiguous()
+        dist.broadcast(values, src=0)
+        buffer.copy_(values)
+
+
 def _stacked(numbers: Mapping[str, Tensor | float], device: torch.device) -> Tensor:
     dtype = torch.float32 if device.type == "mps" else torch.float64
     tensors = {

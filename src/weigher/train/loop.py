@@ -1,9 +1,5 @@
 """One plain training loop for every method: it draws a batch, steps, validates, keeps the best, and can be stopped.
 
-    step k = 1 ... steps
-    rate(k) = learning_rate * k / warmup_steps                                       for k <= warmup_steps
-              learning_rate * (floor + (1 - floor) * (1 + cos(pi * progress)) / 2)   after, progress from 0 to 1
-
 AdamW (Loshchilov and Hutter, arXiv 1711.05101), gradients clipped by their joint norm. Where asked for, the weights of
 all steps from a share of the training on are averaged (Izmailov et al., arXiv 1803.05407), and their mean is validated
 and kept. All that is random in step k comes from (seed, k, worker): on a CPU a resumed run repeats a whole one exactly.
@@ -25,6 +21,7 @@ from torch import Tensor, nn
 
 from weigher.errors import RequestError, WeigherError
 from weigher.train import distribution, state
+from weigher.train.config import LoopConfig, learning_rate
 from weigher.train.logging import Metrics, Record
 from weigher.train.parameters import add_to_mean, parameter_groups, parameters_replaced, put_parameters
 
@@ -33,55 +30,6 @@ B = TypeVar("B")
 Stopped = Literal["steps", "patience", "time limit"]
 _OWN = {"kind", "step", "seconds", "batch_seconds", "learning_rate", "gradient_norm", "items_per_second"}
 _FREE = ("steps", "patience", "validate_every", "time_limit_seconds")  # settings a resumed run may change
-
-
-@dataclass(frozen=True)
-class LoopConfig:
-    """How long and how fast to train."""
-
-    steps: int = 1000
-    """Training steps, one batch each."""
-    learning_rate: float = 3e-4
-    """Highest learning rate, reached at the end of the warm-up."""
-    warmup_steps: int = 100
-    """Steps over which the learning rate rises from 0."""
-    floor: float = 0.05
-    """Learning rate of the last step, as a fraction of the highest."""
-    weight_decay: float = 0.01
-    """Decay of weight matrices per unit of learning rate; biases, norms and vectors have none."""
-    average_from: float | None = None
-    """Share of the steps after which weights are averaged; buffers stay as they are. None: no mean is taken. The best
-    validation is then one of the mean, if there is any."""
-    clip_norm: float | None = 1.0
-    """Greatest joint norm of the gradients; longer ones are shortened to it. None: as they are."""
-    validate_every: int = 200
-    """Steps between two validations, and between two saved states."""
-    patience: int | None = None
-    """Stop after this many validations without a better score. None: never."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Number format of the forward pass; auto mixes in bfloat16 where the device multiplies it fast."""
-    seed: int = 0
-    """Seed of everything that is drawn during training."""
-    time_limit_seconds: float | None = None
-    """Stop after this time, earlier parts of a resumed run included. None: no limit."""
-
-    def __post_init__(self) -> None:
-        wrong = {
-            "steps": self.steps < 1,
-            "learning_rate": not 0 < self.learning_rate < math.inf,
-            "warmup_steps": self.warmup_steps < 0,
-            "floor": not 0 <= self.floor <= 1,
-            "weight_decay": not 0 <= self.weight_decay < math.inf,
-            "average_from": self.average_from is not None and not 0 <= self.average_from < 1,
-            "clip_norm": self.clip_norm is not None and not self.clip_norm > 0,
-            "validate_every": self.validate_every < 1,
-            "patience": self.patience is not None and self.patience < 1,
-            "precision": self.precision not in ("auto", "float32", "bfloat16"),
-            "seed": self.seed < 0,
-            "time_limit_seconds": self.time_limit_seconds is not None and not self.time_limit_seconds > 0,
-        }
-        for name in (name for name, is_wrong in wrong.items() if is_wrong):
-            raise RequestError(f"{name} = {getattr(self, name)!r} is out of range for training; see its help text")
 
 
 @dataclass(frozen=True)
@@ -95,19 +43,6 @@ class History:
     stopped: Stopped
     best_step: int | None
     best_score: float | None
-
-
-def learning_rate(step: int, config: LoopConfig) -> float:
-    """Return the learning rate of step 1 ... `config.steps`.
-
-    >>> config = LoopConfig(steps=10, warmup_steps=2, learning_rate=1.0, floor=0.1)
-    >>> [round(learning_rate(step, config), 2) for step in (1, 2, 6, 10)]
-    [0.5, 1.0, 0.55, 0.1]
-    """
-    if step <= config.warmup_steps:
-        return config.learning_rate * step / config.warmup_steps
-    progress = (step - config.warmup_steps) / (config.steps - config.warmup_steps)
-    return config.learning_rate * (config.floor + (1 - config.floor) * (1 + math.cos(math.pi * progress)) / 2)
 
 
 def fit(
@@ -174,6 +109,7 @@ def fit(
         model.load_state_dict(at.best)
     else:
         put_parameters(model, at.mean)
+    distribution.share_buffers(model)
     train, validation = (tuple(one for one in records if one["kind"] == kind) for kind in ("train", "validation"))
     return History(train, validation, at.step, at.seconds, stopped, at.best_step, at.best_score)
 
@@ -232,15 +168,16 @@ class _Run:
 
     def settle(self) -> Stopped | Literal["interrupted"] | None:
         """Validate and save where it is time to; return why the run is over, None while it is not."""
-        stopped = self._reason_to_stop()
-        due = self.at.step % self.config.validate_every == 0  # step 0 too: a full disk is found out before the work
-        is_new = self.at.validated < self.at.step
-        if self.validate is not None and is_new and (due or stopped) and stopped != "interrupted":
-            with parameters_replaced(self.model, self.at.mean):
-                self._validate(self.validate)
+        step, stopped = self.at.step, self._reason_to_stop()
+        on_grid = step % self.config.validate_every == 0  # step 0 too: a full disk is found out before the work
+        due = on_grid or step >= self.config.steps
+        if due and stopped != "interrupted":
+            self._validate()
             stopped = self._reason_to_stop()
         if due or stopped:
             self.save()
+        if stopped == "time limit":
+            self._validate()  # for who goes no further; not in the state, as a whole run has no validation here
         return stopped
 
     def _reason_to_stop(self) -> Stopped | Literal["interrupted"] | None:
@@ -289,7 +226,8 @@ class _Run:
     def _average(self) -> None:
         """Take the weights of a step into their mean, once it is time to."""
         at, share = self.at, self.config.average_from
-        if share is not None and at.step > share * self.config.steps:
+        # A mean goes on without a gap, also where a resumed run has more steps: it is of the last `averaged` of them.
+        if share is not None and (at.averaged or at.step > share * self.config.steps):
             at.averaged += 1
             add_to_mean(at.mean, self.model, at.averaged)
 
@@ -326,7 +264,14 @@ class _Run:
                 buffer.copy_(self.buffers[name])
         self.buffers = {}
 
-    def _validate(self, validate: Callable[[Any], Mapping[str, float]]) -> None:
+    def _validate(self) -> None:
+        """Score the model, or the mean of its weights, where this step was not scored yet."""
+        if self.validate is not None and self.at.validated < self.at.step:
+            distribution.share_buffers(self.model)
+            with parameters_replaced(self.model, self.at.mean):
+                self._score(self.validate)
+
+    def _score(self, validate: Callable[[Any], Mapping[str, float]]) -> None:
         """Score the model, and keep its weights where it is better than ever."""
         modes = {module: module.training for module in self.model.modules()}  # a frozen part may be in evaluation mode
         self.model.eval()

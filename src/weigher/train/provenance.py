@@ -1,7 +1,8 @@
-"""Where a result comes from: versions of what it depends on, and the commit of the checkout weigher runs from."""
+"""Where a result comes from: versions of what it depends on, commit and changes of the checkout weigher runs from."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import platform
 import subprocess
@@ -33,6 +34,19 @@ def commit(root: Path | None = None) -> str | None:
     return said and said.strip()
 
 
+def changes(root: Path) -> str | None:
+    """Return a short name of what differs from the commit below ``src``, new files included; None where nothing does.
+
+    Two trees can be dirty and not the same.
+    """
+    differs = git(root, "diff", "HEAD", "--", "src") or ""
+    new = git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", "src") or ""
+    found = hashlib.sha256((differs + new).encode(errors="surrogateescape"))
+    for path in (root / name for name in new.split("\0") if name):
+        found.update(hashlib.sha256(path.read_bytes() if path.is_file() else b"").digest())
+    return found.hexdigest()[:12] if differs or new else None
+
+
 def checkout() -> Path:
     """Return the folder of the checkout, if weigher runs from one: the folder above ``src``."""
     return Path(__file__).resolve().parents[3]
@@ -43,6 +57,8 @@ def git(root: Path, *command: str) -> str | None:
     if not (root / ".git").exists():
         return None
     try:
-        return subprocess.run(["git", "-C", str(root), *command], capture_output=True, text=True, check=True).stdout
+        whole = ["git", "-C", str(root), *command]
+        # What a file or its name holds need not be UTF-8.
+        return subprocess.run(whole, capture_output=True, encoding="utf-8", errors="surrogateescape", check=True).stdout
     except (OSError, subprocess.CalledProcessError):  # no git, or nothing committed yet
         return None

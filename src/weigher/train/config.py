@@ -1,0 +1,77 @@
+"""How long and how fast to train: the settings of `fit`, and the learning rate that follows from them.
+
+step k = 1 ... steps
+rate(k) = learning_rate * k / warmup_steps                                       for k <= warmup_steps
+          learning_rate * (floor + (1 - floor) * (1 + cos(pi * progress)) / 2)   after, progress from 0 to 1
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from weigher.errors import RequestError
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long and how fast to train."""
+
+    steps: int = 1000
+    """Training steps, one batch each."""
+    learning_rate: float = 3e-4
+    """Highest learning rate, reached at the end of the warm-up."""
+    warmup_steps: int = 100
+    """Steps over which the learning rate rises from 0."""
+    floor: float = 0.05
+    """Learning rate of the last step, as a fraction of the highest."""
+    weight_decay: float = 0.01
+    """Decay of weight matrices per unit of learning rate; biases, norms and vectors have none."""
+    average_from: float | None = None
+    """Share of the steps after which weights are averaged; buffers stay as they are. None: no mean is taken. The best
+    validation is then one of the mean, if there is any. A run resumed with more steps goes on with the mean it has."""
+    clip_norm: float | None = 1.0
+    """Greatest joint norm of the gradients; longer ones are shortened to it. None: as they are."""
+    validate_every: int = 200
+    """Steps between two validations, and between two saved states."""
+    patience: int | None = None
+    """Stop after this many validations without a better score. None: never."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Number format of the forward pass; auto mixes in bfloat16 where the device multiplies it fast."""
+    seed: int = 0
+    """Seed of everything that is drawn during training."""
+    time_limit_seconds: float | None = None
+    """Stop after this time, earlier parts of a resumed run included. None: no limit. What was learned until then is
+    validated, too; a run that is resumed later knows nothing of that, and ends as if it had never stopped."""
+
+    def __post_init__(self) -> None:
+        wrong = {
+            "steps": self.steps < 1,
+            "learning_rate": not 0 < self.learning_rate < math.inf,
+            "warmup_steps": self.warmup_steps < 0,
+            "floor": not 0 <= self.floor <= 1,
+            "weight_decay": not 0 <= self.weight_decay < math.inf,
+            "average_from": self.average_from is not None and not 0 <= self.average_from < 1,
+            "clip_norm": self.clip_norm is not None and not 0 < self.clip_norm < math.inf,
+            "validate_every": self.validate_every < 1,
+            "patience": self.patience is not None and self.patience < 1,
+            "precision": self.precision not in ("auto", "float32", "bfloat16"),
+            "seed": self.seed < 0,
+            "time_limit_seconds": self.time_limit_seconds is not None and not self.time_limit_seconds > 0,
+        }
+        for name in (name for name, is_wrong in wrong.items() if is_wrong):
+            raise RequestError(f"{name} = {getattr(self, name)!r} is out of range for training; see its help text")
+
+
+def learning_rate(step: int, config: LoopConfig) -> float:
+    """Return the learning rate of step 1 ... `config.steps`.
+
+    >>> config = LoopConfig(steps=10, warmup_steps=2, learning_rate=1.0, floor=0.1)
+    >>> [round(learning_rate(step, config), 2) for step in (1, 2, 6, 10)]
+    [0.5, 1.0, 0.55, 0.1]
+    """
+    if step <= config.warmup_steps:
+        return config.learning_rate * step / config.warmup_steps
+    progress = (step - config.warmup_steps) / (config.steps - config.warmup_steps)
+    return config.learning_rate * (config.floor + (1 - config.floor) * (1 + math.cos(math.pi * progress)) / 2)
