@@ -157,6 +157,7 @@ def test_apply_names_its_turns_after_the_files(kinds, tmp_path, capsys):
     for name, told in zip(names, json.loads(printed)["recordings"], strict=True):
         stem = name.rpartition(".")[0]
         assert f"{kinds / name}: 2 people" in said
+        assert told.pop("file") == str(kinds / name)
         assert told["file_id"] == stem
         assert read_rttm(tmp_path / "found" / f"{stem}.rttm").get(stem, []) == found.get(stem, [])
         assert json.loads((tmp_path / "found" / f"{stem}.json").read_text(encoding="utf-8")) == told
@@ -387,7 +388,7 @@ def test_wavlm_from_a_folder_is_trained_on_applied_and_loaded_again(bad, wavlm, 
     assert told["seconds"] == 2.0
     assert told["hop_seconds"] == 0.02
     again = Diarizer.from_pretrained(model, device="cpu").predict(audio, num_speakers=2)
-    assert json.loads(again.to_json()) == told
+    assert {"file": str(audio), **json.loads(again.to_json())} == told
     (wavlm / "tiny").rename(wavlm / "moved")
     assert call("apply", model, audio, "--device", "cpu") == 2
     assert f"cannot load WavLM from '{wavlm / 'tiny'}'" in capsys.readouterr().err

@@ -104,6 +104,15 @@ def test_identify_prints_rttm_that_reads_back_with_any_name(world, index, capsys
     assert PEOPLE[0] in shown.err
 
 
+def test_recordings_of_one_name_are_told_apart_by_their_paths_in_json(world, index, capsys, tmp_path):
+    shutil.copy(world / "alone02.npz", tmp_path / "meeting.npz")
+    files = [world / "meeting.npz", tmp_path / "meeting.npz"]
+    assert weigher("identify", world / "model", *files, "--index", index, "--json", "--quiet") == 0
+    assert [one["file"] for one in printed(capsys)["recordings"]] == [str(file) for file in files]
+    assert weigher("identify", world / "model", *files, "--index", index) == 2
+    assert "the same name" in capsys.readouterr().err
+
+
 def test_a_cast_enrols_everybody_it_names(world, tmp_path, capsys):
     command = ("enroll", "--cast", world / "cast.csv", "--model", world / "model", "--index", tmp_path / "index")
     assert weigher(*command, "--json", "--quiet", "--false-accept", 0.1) == 0

@@ -164,3 +164,29 @@ def test_model_folders_that_cannot_be_loaded(world, capsys, tmp_path):
     (broken / "pytorch_model.bin").write_bytes(b"\x80\x04.")
     assert main(["apply", str(broken), str(world / "new.npz")]) == 2
     assert "pickle" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("verb", "extra"),
+    [
+        ("apply", ()),
+        ("apply", ("--out", "found")),
+        ("apply", ("--out", "found", "--json")),
+        ("apply", ("--format", "csv")),
+        ("identify", ("--index", "index")),
+    ],
+)
+def test_two_recordings_of_one_name_are_told_apart_by_nothing_in_rttm(capsys, tmp_path, verb, extra):
+    """No model is there: it is said before one is loaded."""
+    for first, second in (("a/new.npz", "b/new.npz"), ("a/e\u0301.npz", "b/\xe9.npz")):
+        assert main([verb, "no model", str(tmp_path / first), str(tmp_path / second), *extra]) == 2
+        assert "the same name" in capsys.readouterr().err
+    assert main([verb, "no model", str(tmp_path / first), str(tmp_path / "other.npz"), *extra]) == 2
+    assert "no model folder" in capsys.readouterr().err
+
+
+def test_two_recordings_of_one_name_are_told_apart_by_their_paths_in_json(world, capsys, tmp_path):
+    write_features(tmp_path / "new.npz", Features(recording(np.random.default_rng(1), PEOPLE[:1])[0], HOP))
+    paths = [str(world / "new.npz"), str(tmp_path / "new.npz")]
+    assert main(["apply", str(world / "run/model"), *paths, "--json", "--quiet"]) == 0
+    assert [one["file"] for one in json.loads(capsys.readouterr().out)["recordings"]] == paths

@@ -181,6 +181,24 @@ def test_a_folder_is_read_with_the_folders_below(tmp_path):
     assert read_rttm_tree(tmp_path / "silent room.rttm") == {"silent room": []}
 
 
+def test_an_empty_file_below_a_folder_is_called_as_apply_calls_it(tmp_path):
+    (tmp_path / "d1").mkdir()
+    written(tmp_path, GOOD, "talk.rttm")
+    (tmp_path / "d1" / "x.1.rttm").touch()
+    (tmp_path / "d1" / "e\u0301.rttm").touch()
+    assert read_rttm_tree(tmp_path).keys() == {"talk", "d1/x.1", "d1/\xe9"}
+
+
+def test_names_to_score_are_composed_however_they_were_typed(tmp_path):
+    lines = ["SPEAKER e\u0301 1 2.0 1.0 <NA> <NA> b <NA> <NA>", "SPEAKER \xe9 1 0.5 1.0 <NA> <NA> a <NA> <NA>"]
+    path = written(tmp_path, "\n".join(lines), "a.rttm")
+    turns = {"\xe9": [Segment(0.5, 1.5, "a"), Segment(2.0, 3.0, "b")]}
+    assert read_rttm_tree(tmp_path) == read_rttm_tree(path) == turns
+    assert read_rttm(path).keys() == {"e\u0301", "\xe9"}  # as it stands there: a manifest looks for files so called
+    region = written(tmp_path, "e\u0301 1 0 5", "a.uem")
+    assert read_uem_tree(tmp_path) == read_uem_tree(region) == {"\xe9": [(0.0, 5.0)]}
+
+
 def test_one_recording_in_two_files_is_refused(tmp_path):
     first, second = written(tmp_path, GOOD, "a.rttm"), written(tmp_path, GOOD, "b.rttm")
     with pytest.raises(RequestError, match="both tell of 'talk'") as caught:

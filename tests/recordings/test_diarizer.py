@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from made_up import small_settings
 from weigher.errors import RequestError
@@ -15,6 +16,7 @@ from weigher.io.rttm import Segment, read_rttm, write_rttm
 from weigher.recordings.archive import Archive
 from weigher.recordings.configs import overlay
 from weigher.recordings.diarizer import Diarizer, DiarizerConfig
+from weigher.recordings.model import RecordingModel
 from weigher.recordings.score import score
 
 HOP, BANDS, PEOPLE = 0.02, 12, ("Ann", "Ben Ü", "Cid; jr", "Dee")
@@ -131,12 +133,41 @@ def test_files_are_arrays_and_results_are_written(model, tests, tmp_path):
     assert model.score([path], tmp_path / "truth.rttm", collar=0.1).der == pytest.approx(expected)
 
 
+def untrained(**changes):
+    """A model of random weights that keeps everybody, for what does not depend on what it has learned."""
+    front = replace(CONFIG.model.front, features=BANDS, hop_seconds=HOP)
+    config = replace(CONFIG, model=replace(CONFIG.model, front=front), **changes)
+    diarizer = Diarizer(config=config, device="cpu")
+    torch.manual_seed(0)
+    diarizer.model_ = RecordingModel(config.model).eval()
+    return diarizer
+
+
+def test_recordings_are_scored_by_names_of_their_own_that_the_references_tell_of(tmp_path):
+    diarizer, paths = untrained(), [tmp_path / name for name in ("a/talk.npz", "b/talk.npz", "a/e\u0301.npz")]
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        write_features(path, Features(np.random.default_rng(0).normal(size=(200, BANDS)).astype(np.float32), HOP))
+    write_rttm(tmp_path / "truth.rttm", {"talk": [Segment(0, 1, "x")], "\xe9": [Segment(0, 1, "x")]})
+    with pytest.raises(RequestError, match="have the same name, 'talk'"):
+        diarizer.score(paths[:2], tmp_path / "truth.rttm")
+    assert {file.file for file in diarizer.score(paths[1:], tmp_path / "truth.rttm").files} == {"talk", "\xe9"}
+    write_rttm(tmp_path / "other.rttm", {"other": [Segment(0, 1, "x")]})
+    with pytest.raises(RequestError, match=r"nothing of 'talk'.*other"):  # nobody speaks: an empty file of its name
+        diarizer.score(paths[:1], tmp_path / "other.rttm")
+    (tmp_path / "silent").mkdir()
+    (tmp_path / "silent" / "talk.rttm").touch()
+    assert diarizer.score(paths[:1], tmp_path / "silent").miss == 0
+
+
 def test_saved_and_loaded_it_says_the_same(model, tests, tmp_path):
     model.save_pretrained(tmp_path / "model")
     again = Diarizer.from_pretrained(tmp_path / "model", device="cpu")
     assert again.config == model.config
     for values, _ in tests.values():
         np.testing.assert_array_equal(again.predict(values).tracks, model.predict(values).tracks)
+    again.save_pretrained(tmp_path / "again")
+    assert (tmp_path / "again" / "config.json").read_bytes() == (tmp_path / "model" / "config.json").read_bytes()
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     assert "People: 4" in card
     assert "Steps: 120 + 200 (listen + weigh)" in card
@@ -221,9 +252,11 @@ def test_recordings_shorter_than_a_frame(model, folder, rows):
         assert Diarizer(config=config, device="cpu").fit(archive).labels_ == PEOPLE[:2]
 
 
-def test_nothing_at_all_and_silence(model):
-    assert model.predict(np.zeros((0, BANDS))).segments == ()
-    assert len(model.predict(np.full((400, BANDS), -2.0)).speakers) <= 3
+def test_nobody_speaks_in_nothing_at_all_and_in_silence(model):
+    noise = np.random.default_rng(3).normal(-2, 0.3, (1400, BANDS))  # as between the turns of the training recordings
+    for values in (np.zeros((0, BANDS)), np.full((400, BANDS), -2.0), noise):
+        found = model.predict(values)
+        assert (found.speakers, found.segments) == ((), ())
 
 
 @pytest.mark.parametrize(
@@ -248,6 +281,27 @@ def test_features_of_another_kind_are_refused(model, tmp_path):
         write_features(tmp_path / f"{name}.npz", features)
         with pytest.raises(RequestError, match=rf"{name}\.npz.*computed alike"):
             model.predict(tmp_path / f"{name}.npz")
+
+
+def test_windows_that_do_not_move_on_are_refused():
+    diarizer = untrained(window_seconds=1.0, overlap_seconds=0.99)
+    with pytest.raises(RequestError, match=r"window_seconds.*0\.04 s"):
+        diarizer.predict(np.zeros((400, BANDS)))
+
+
+def test_features_that_are_no_natural_logarithms_are_not_mixed(tmp_path):
+    rows = []
+    for index in range(4):
+        values = talk(PEOPLE[:2], np.random.default_rng(index))[0] * 20  # decibels
+        write_features(tmp_path / f"{index}.npz", Features(values, HOP))
+        rows.append((f"{index}.npz", PEOPLE[index % 3 : index % 3 + 2]))
+    write_cast_csv(tmp_path / "cast.csv", rows)
+    front = replace(CONFIG.model.front, additive=True)
+    with pytest.raises(RequestError, match=r'(?s)line 2: .*0\.npz.*natural logarithm.*"additive": false'):
+        Diarizer(config=replace(quick(), model=replace(CONFIG.model, front=front)), device="cpu").fit(
+            tmp_path / "cast.csv"
+        )
+    Diarizer(config=quick(), device="cpu").fit(tmp_path / "cast.csv")
 
 
 def test_requests_before_anything_was_learned(tmp_path):
@@ -285,7 +339,10 @@ def test_log_mel_model_hears_files_arrays_and_silence_alike(tmp_path):
         )
         np.testing.assert_allclose(of_file.tracks, of_array.tracks, atol=1e-5)
         assert of_file.segments == of_array.segments
-    for length in (1, 399, 400, 401, 16000):  # 400 samples are one frame
+    for length, frames in ((1, 0), (399, 0), (400, 1), (401, 1), (16000, 49)):  # 400 samples are one row, two a frame
         silent = again.predict(np.zeros(length))
         assert silent.seconds == pytest.approx(length / 16000)
-        assert len(silent.speakers) <= 3
+        assert len(silent.tracks) == frames
+        assert frames or not silent.speakers
+        for asked in (1, 3):
+            assert len(again.predict(np.zeros(length), num_speakers=asked).speakers) == asked

@@ -408,6 +408,24 @@ def test_no_cast_list_stands_over_a_set_cut_short(tmp_path):
     assert not (tmp_path / "cast.csv").exists()
 
 
+def test_a_shorter_run_leaves_nothing_of_the_one_that_was_cut_off(tmp_path):
+    def talks(recordings):
+        return simulate(feature_voices(), RandomWalkTurns(), recordings=recordings, seconds=4.0, max_speakers=1)
+
+    def breaks_off():
+        yield from talks(5)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(breaks_off(), tmp_path, RandomWalkTurns())
+    for mine in ("rttm/conv.rttm", "rttm/conv00009.txt", "features/talk00009.npz", "features/conv00004b.npz"):
+        (tmp_path / mine).touch()
+    before = {path.name for path in tmp_path.rglob("*.*")}
+    write(talks(2), tmp_path, RandomWalkTurns())
+    gone = {f"conv0000{k}.{ending}" for k in (2, 3, 4) for ending in ("rttm", "npz")}
+    assert {path.name for path in tmp_path.rglob("*.*")} == before - gone | {"cast.csv", "statistics.json"}
+
+
 def test_report_counts_what_was_made_and_names_who_cannot_be_told_apart():
     law = RecordedTurns({"t": TALK})
     segments = (Segment(0.0, 4.0, "x"), Segment(3.0, 8.0, "y"))

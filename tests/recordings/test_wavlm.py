@@ -2,13 +2,18 @@ import json
 import pickle
 import sys
 
+import numpy as np
 import pytest
 import torch
 import transformers
 from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model, WavLMConfig, WavLMModel
 
 from weigher.errors import RequestError
+from weigher.recordings.diarizer import Diarizer, DiarizerConfig
+from weigher.recordings.encoder import EncoderConfig
+from weigher.recordings.model import FrontConfig, ModelConfig, RecordingModel
 from weigher.recordings.wavlm import WavLMFeatures
+from weigher.recordings.weigher import WeigherConfig
 
 SIZE = {
     "hidden_size": 16,
@@ -243,3 +248,15 @@ def test_another_family_of_model_is_refused(tmp_path):
     Wav2Vec2Model(Wav2Vec2Config(**names)).save_pretrained(tmp_path)
     with pytest.raises(RequestError, match="cannot load WavLM"):
         WavLMFeatures(tmp_path)
+
+
+def test_a_clip_too_short_for_a_frame_is_silence(base):
+    """25 ms make a frame; a microphone that was touched makes less."""
+    front = FrontConfig(kind="wavlm", wavlm=str(base))
+    model = ModelConfig(front, EncoderConfig(kind="linear", embedding=8), WeigherConfig(slots=2))
+    diarizer = Diarizer(config=DiarizerConfig(model), device="cpu")
+    diarizer.model_ = RecordingModel(model).eval()
+    for length in (0, 1, 399, 400):
+        found = diarizer.predict(np.zeros(length, np.float32))
+        assert found.seconds == length / 16000
+        assert len(found.tracks) == (length == 400)

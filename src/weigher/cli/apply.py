@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -109,8 +108,6 @@ def _apply_archive(options: Options) -> int:
 
 
 def _apply_files(options: Options) -> int:
-    import json as json_format
-
     from weigher.io.atomic import writing
     from weigher.io.speech import read_speech
     from weigher.recordings.archive_files import FORMAT_SUFFIXES, as_text, check_ours
@@ -146,7 +143,7 @@ def _apply_files(options: Options) -> int:
                 text = as_text(result, formats[0], path)
                 # of several recordings, one table
                 sys.stdout.write(text.split("\n", 1)[1] if formats[0] == "csv" and plain else text)
-            plain.append(json_format.loads(result.to_json()))
+            plain.append({"file": str(path), **result.to_dict()})
             if len(options.audio) > 1:
                 progress("apply", done, len(options.audio))
             if not options.quiet:
@@ -163,17 +160,17 @@ def _apply_files(options: Options) -> int:
 
 def _check_printable(options: Options) -> None:
     """Raise RequestError for results that would replace or run into each other."""
+    from weigher.io.rttm import recording_ids
+
     if options.speech is not None and options.speech.suffix.lower() == ".txt" and len(options.audio) > 1:
         raise RequestError("Audacity labels tell of one recording; name one, or give RTTM or UEM with --speech")
+    if options.out is not None or not options.json:
+        recording_ids(options.audio)
     if options.out is not None:
-        twice = [name for name, count in Counter(path.stem for path in options.audio).items() if count > 1]
-        if twice:
-            raise RequestError(
-                "two recordings have the same name, and one result would replace the other; apply them apart"
-            )
-    elif len(set(options.format)) > 1:
+        return
+    if len(set(options.format)) > 1:
         raise RequestError("results in several formats need a folder; name one with --out DIR")
-    elif len(options.audio) > 1 and options.format and options.format[0] not in ("rttm", "csv"):
+    if len(options.audio) > 1 and options.format and options.format[0] not in ("rttm", "csv"):
         raise RequestError(
             f"several recordings cannot be printed as one {options.format[0]} file; name a folder with --out DIR"
         )

@@ -46,11 +46,14 @@ class Options:
 
 def run(options: Options) -> int:
     """Name the voices of each recording; RequestError for a model, an index or a recording that cannot be used."""
+    from weigher.io.rttm import recording_ids
     from weigher.recordings.diarizer import Diarizer
     from weigher.recordings.identify import as_recorded, identify, open_index, recording_name
 
     if not options.audio:
         raise RequestError("no recording was given; name one file or more after the model folder")
+    if not options.json:  # which tells of paths
+        recording_ids(options.audio)
     diarizer = Diarizer.from_pretrained(options.model, device=options.device)
     index = open_index(diarizer, options.index, create=options.remember)
     if not options.remember and not any(person.vectors for person in index.people()):

@@ -10,6 +10,7 @@ from weigher.errors import RequestError
 _OF_A_RUN = (
     *("config.json", "model", "model.safetensors", "last.safetensors", "best.safetensors", "metrics.jsonl"),
     *("list.json", "listen", "weigh", "encoder", "data.json", "results.json", "people.sqlite"),
+    "start.safetensors",
 )
 """What folders of runs and models hold; one of them, and the folder is not ours to write to."""
 

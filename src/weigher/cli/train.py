@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from weigher.recordings.diarizer import DiarizerConfig
 
 _PLANTED = 0.1  # share of the casts, with --audit
+_PHASES = ("learn.listen", "learn.weigh")
+_MAY_CHANGE = ("steps", "patience", "validate_every", "time_limit_seconds")  # of a phase, when a run is resumed
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Options:
     config: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """JSON file of settings laid over the defaults; RUN/config.json of any run shows them all."""
     resume: bool = False
-    """Go on with a run that was stopped, with the settings it began with."""
+    """Go on with a run that was stopped, with the settings it began with; steps and limits of time alone may differ."""
     start: Annotated[Path | None, tyro.conf.arg(name="from", metavar="MODEL")] = None
     """Begin from what a model has learned: a run, whose names are kept and new ones added, a model folder, or an
     encoder of `weigher pretrain` (RUN/encoder)."""
@@ -75,7 +77,7 @@ class Options:
 def run(options: Options) -> int:
     """Train and save; RequestError for casts or recordings that cannot be used."""
     from weigher.io.manifest import indistinguishable, read_manifest
-    from weigher.recordings.adapt import kept_start
+    from weigher.recordings.adapt import START, kept_start
     from weigher.recordings.diarizer import Diarizer
     from weigher.train.distribution import rank
 
@@ -91,6 +93,10 @@ def run(options: Options) -> int:
     config = _resolved(options, [recording.path for recording in manifest.recordings], start)
     if options.resume:
         start = kept_start(options.out, config.model)
+        if start is None and config.learn.begun_from != "nothing":
+            raise RequestError(
+                f"{options.out} began from a model, and its {START} is gone; begin a new run with --from"
+            )
     diarizer = Diarizer(config=config, device=options.device)
     with _keeping(config, options, speaks), console.progress_bar(options.quiet or not speaks) as progress:
         diarizer.fit(
@@ -126,21 +132,29 @@ def run(options: Options) -> int:
 
 @contextmanager
 def _keeping(config: DiarizerConfig, options: Options, speaks: bool) -> Iterator[None]:
-    """Keep the settings of a new run in its folder, unless it is refused before it begins."""
+    """Keep the settings of a run in its folder, unless it is refused before it begins or goes on."""
     from weigher.io.atomic import writing
+    from weigher.recordings.adapt import START
     from weigher.recordings.configs import to_plain
+    from weigher.recordings.training_list import LIST
 
-    if options.resume or not speaks:
+    kept = options.out / "config.json"
+    before = kept.read_text(encoding="utf-8") if options.resume and speaks else None
+    settings = json_format.dumps(to_plain(config), indent=2)
+    if not speaks or settings == before:
         yield
         return
-    kept = options.out / "config.json"
     with writing(kept, "w") as file:
-        json_format.dump(to_plain(config), file, indent=2)
+        file.write(settings)
     try:
         yield
     except RequestError:
-        if not (options.out / "listen").exists():
-            kept.unlink()
+        if before is not None:
+            with writing(kept, "w") as file:
+                file.write(before)
+        elif not (options.out / "listen").exists():
+            for name in (kept.name, LIST, START):
+                (options.out / name).unlink(missing_ok=True)
             with suppress(OSError):  # somebody's folder that was there before may hold something
                 options.out.rmdir()
         raise
@@ -176,7 +190,7 @@ def _resolved(options: Options, paths: list[Path], start: Start | None):
     from weigher.recordings.configs import from_plain, read_config
     from weigher.recordings.diarizer import DiarizerConfig
 
-    config = DiarizerConfig()
+    config, begun = DiarizerConfig(), None
     if start is not None:
         _check_paths(paths, start.model.config.front.kind, options.start)
         config = from_plain(DiarizerConfig, dict(start.settings), options.start or "")  # it was trained with these
@@ -190,7 +204,7 @@ def _resolved(options: Options, paths: list[Path], start: Start | None):
     if options.resume:
         if not kept.is_file():
             raise RequestError(f"there is no run to resume in {options.out}; leave --resume out to begin one")
-        config = read_config(kept, config)
+        config = begun = read_config(kept, config)
     if options.config is not None:
         config = read_config(options.config, config)
     if start is not None and not start.fits(config.model):
@@ -217,7 +231,39 @@ def _resolved(options: Options, paths: list[Path], start: Start | None):
         phases = replace(phases, listen=replace(phases.listen, steps=options.listen_steps))
     if options.weigh_steps is not None:
         phases = replace(phases, weigh=replace(phases.weigh, steps=options.weigh_steps))
-    return replace(config, model=replace(config.model, front=front, weigher=weigher), learn=phases)
+    if not options.resume:
+        phases = replace(phases, begun_from="nothing" if start is None else "model" if start.whole else "encoder")
+    config = replace(config, model=replace(config.model, front=front, weigher=weigher), learn=phases)
+    if begun is not None:
+        _check_goes_on(begun, config, options.out)
+    return config
+
+
+def _check_goes_on(begun: DiarizerConfig, config: DiarizerConfig, run: Path) -> None:
+    """Raise RequestError where a run is resumed with settings that shape its results and that it did not begin with."""
+    from weigher.recordings.configs import to_plain
+
+    now = dict(_leaves(to_plain(config)))
+    for name, was in _leaves(to_plain(begun)):
+        phase, _, setting = name.rpartition(".")
+        if now[name] != was and not (phase in _PHASES and setting in _MAY_CHANGE):
+            raise RequestError(
+                f"{run} began with {name} = {was!r}, and {now[name]!r} is given; --resume takes other steps and limits "
+                "of time only: leave the setting out, or begin a new run"
+            )
+
+
+def _leaves(plain: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each setting by its path.
+
+    >>> list(_leaves({"learn": {"weigh": {"seed": 0}}, "window_seconds": 30.0}))
+    [('learn.weigh.seed', 0), ('window_seconds', 30.0)]
+    """
+    for name, value in plain.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{path}{name}.")
+        else:
+            yield path + name, value
 
 
 def _check_paths(paths: list[Path], kind: str, model: Path | None) -> None:

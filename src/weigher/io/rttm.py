@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,12 +120,33 @@ def rttm_turns(path: str | os.PathLike[str]) -> Iterator[tuple[str, Segment]]:
 def read_rttm_tree(path: str | os.PathLike[str]) -> dict[str, list[Segment]]:
     """Read one RTTM file, or every `*.rttm` in a folder and the folders below it, as `read_rttm` does.
 
-    A file without turns stands for a recording that is called like the file (without `.rttm`) and in which nobody
-    speaks: it is there, with an empty list.
+    A file without turns stands for a recording in which nobody speaks: it is there, with an empty list. It is called
+    like the file without `.rttm`, and in a folder by the path below it (`sub/a`), as `weigher apply` calls recordings.
+    Accents in names of recordings are composed (NFC), so that a name typed on two systems is one name.
 
     Raises RequestError as `read_rttm` does, where there is no RTTM file, and where two files tell of one recording.
     """
-    return _read_tree(Path(path), "*.rttm", lambda file: read_rttm(file) or {file.stem: []})
+    return _read_tree(Path(path), "*.rttm", lambda file, name: read_rttm(file) or {name: []}, _by_time)
+
+
+def recording_ids(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
+    """Return what recordings are called in RTTM, their file names without ending (accents composed), no name twice.
+
+    Raises RequestError where two recordings have the same name, for then nothing tells their turns apart.
+
+    >>> recording_ids(["calls/a b.wav", "calls/c.flac"])
+    ['a b', 'c']
+    """
+    named: dict[str, str | os.PathLike[str]] = {}
+    for path in paths:
+        name = unicodedata.normalize("NFC", Path(path).stem)
+        if name in named:
+            raise RequestError(
+                f"{os.fspath(named[name])!r} and {os.fspath(path)!r} have the same name, {name!r}, and nothing would "
+                "tell their results apart; take them one by one, or give the folder that holds both"
+            )
+        named[name] = path
+    return list(named)
 
 
 def format_rttm(file_id: str, segments: Iterable[Segment]) -> str:
@@ -185,9 +207,10 @@ def read_uem(path: str | os.PathLike[str]) -> dict[str, list[tuple[float, float]
 def read_uem_tree(path: str | os.PathLike[str]) -> dict[str, list[tuple[float, float]]]:
     """Read one UEM file, or every `*.uem` in a folder and the folders below it, as `read_uem` does.
 
-    Raises RequestError as `read_uem` does, where there is no UEM file, and where two files tell of one recording.
+    Accents in names are composed, as by `read_rttm_tree`. Raises RequestError as `read_uem` does, where there is no UEM
+    file, and where two files tell of one recording.
     """
-    return _read_tree(Path(path), "*.uem", read_uem)
+    return _read_tree(Path(path), "*.uem", lambda file, _: read_uem(file), lambda region: region)
 
 
 def write_uem(path: str | os.PathLike[str], recordings: Mapping[str, Iterable[tuple[float, float]]]) -> None:
@@ -223,17 +246,24 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
             yield number, fields
 
 
-def _read_tree(path: Path, pattern: str, read: Callable[[Path], Mapping[str, list[_Entry]]]) -> dict[str, list[_Entry]]:
-    if not path.is_dir():
-        return dict(read(path))
+def _read_tree(
+    path: Path,
+    pattern: str,
+    read: Callable[[Path, str], Mapping[str, list[_Entry]]],
+    order: Callable[[_Entry], tuple],
+) -> dict[str, list[_Entry]]:
+    """Read a file, or those of a folder, by `read(file, its name)`."""
+    in_folder = path.is_dir()
     recordings: dict[str, list[_Entry]] = {}
     told_by: dict[str, Path] = {}
-    for file in sorted(path.rglob(pattern)):
-        for recording, entries in read(file).items():
-            if recording in told_by:
+    for file in sorted(path.rglob(pattern)) if in_folder else [path]:
+        name = file.relative_to(path).with_suffix("").as_posix() if in_folder else file.stem
+        for spelling, entries in read(file, name).items():
+            recording = unicodedata.normalize("NFC", spelling)
+            if told_by.setdefault(recording, file) != file:
                 raise RequestError(f"{file} and {told_by[recording]} both tell of {recording!r}; keep one")
-            recordings[recording], told_by[recording] = entries, file
-    if not told_by:
+            recordings[recording] = sorted([*recordings.get(recording, []), *entries], key=order)
+    if not told_by and in_folder:
         raise RequestError(f"there is no {pattern} file in the folder {path}; name a file, or a folder that holds some")
     return recordings
 

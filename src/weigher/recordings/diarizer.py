@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,17 +15,15 @@ import numpy as np
 import torch
 
 from weigher.errors import RequestError
-from weigher.io.audio import SAMPLE_RATE, audio_seconds, stream_audio
 from weigher.io.features import Features, read_features
 from weigher.io.manifest import Manifest, Recording, check_cast_sizes, check_readable, read_manifest
-from weigher.io.rttm import read_rttm_tree
+from weigher.io.rttm import read_rttm_tree, recording_ids
 from weigher.io.speech import joined
 from weigher.recordings.adapt import Start, keep_start
 from weigher.recordings.archive import Archive, check_archive
 from weigher.recordings.cast_margins import block_frames
 from weigher.recordings.configs import from_plain, to_plain
 from weigher.recordings.decode import DecodeConfig, decode_slots
-from weigher.recordings.features import WINDOW_SAMPLES
 from weigher.recordings.learn import LearnConfig, Progress, learn
 from weigher.recordings.link import MOST_PEOPLE, Linker
 from weigher.recordings.model import LabelHead, ModelConfig, RecordingModel
@@ -35,7 +33,9 @@ from weigher.recordings.pretrained import load_folder, save_folder
 from weigher.recordings.remembered import Remembered, keep_voices
 from weigher.recordings.result import Diarization
 from weigher.recordings.score import Score, score
+from weigher.recordings.silence import check_nats
 from weigher.recordings.training_list import TrainingList, keep_list
+from weigher.recordings.windows import least_values, window_count, windows
 from weigher.train.distribution import rank, resolve_device
 from weigher.train.loop import History
 
@@ -55,11 +55,13 @@ class DiarizerConfig:
     """Cosine from which slots of two windows are one person."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.overlap_seconds < self.window_seconds:
+        if not 0 <= self.overlap_seconds < self.window_seconds < math.inf:
             raise RequestError(
                 f"windows of {self.window_seconds:g} s cannot overlap by {self.overlap_seconds:g} s; "
                 "overlap_seconds needs to be from 0 to below window_seconds"
             )
+        if not -1 <= self.link_threshold <= 1:
+            raise RequestError(f"link_threshold = {self.link_threshold:g}; needed is a cosine, from -1 to 1")
 
 
 class Diarizer:
@@ -99,6 +101,7 @@ class Diarizer:
         self.voices_: Remembered | None = None
         self.skipped_: tuple[str, ...] = ()
         self.origin_ = Origin()
+        self._labels = 0  # of a model that was loaded, of which names are not known
 
     def fit(
         self,
@@ -118,8 +121,16 @@ class Diarizer:
         configuration has learned before (`weigher.recordings.adapt.read_start`); the labels of an archive then begin
         with those it knows (`Start.names`). `run_dir` holds, beside the phases of training, the list of recordings.
         With `skip_bad`, unreadable recordings are left out and listed in `skipped_`. Raises RequestError for casts or
-        audio that cannot be used (all of them named), WeigherError where training fails.
+        audio that cannot be used (all of them named) and for an encoder to be held without a start, WeigherError where
+        training fails.
         """
+        if start is None and self.config.learn.frozen == "encoder":
+            raise RequestError(
+                "an encoder that has learned nothing is to be held (`frozen`); give a start, or hold none"
+            )
+        folder = None if run_dir is None else Path(run_dir)
+        if folder is not None and rank() == 0 and start is not None and not resume:
+            keep_start(folder, start)  # before hours of audio are read: a run cut off there goes on from it
         known = start.labels if start is not None else ()
         recordings: Sequence[Recording] = ()
         if isinstance(cast, Archive):
@@ -135,14 +146,9 @@ class Diarizer:
         head = LabelHead(self.config.model.encoder.embedding, len(archive.labels))
         if start is not None:
             start.give(model, head)
-        folder = None if run_dir is None else Path(run_dir)
-        if folder is not None and rank() == 0:
-            if start is not None and not resume:
-                keep_start(folder, start)
-            if recordings:
-                block_seconds = block_frames(model.hop_seconds) * model.hop_seconds
-                told = TrainingList.of(recordings, archive.labels, block_seconds)
-                keep_list(folder, told, resume=resume)
+        if folder is not None and rank() == 0 and recordings:
+            block_seconds = block_frames(model.hop_seconds) * model.hop_seconds
+            keep_list(folder, TrainingList.of(recordings, archive.labels, block_seconds), resume=resume)
         learned = learn(
             model,
             archive,
@@ -195,8 +201,10 @@ class Diarizer:
 
         def read(path: Path) -> None:
             heard = model.read(path)
-            if len(heard) < (WINDOW_SAMPLES if front.kind == "wavlm" else 1):
+            if len(heard) < least_values(model):
                 raise RequestError(f"{path} is too short to learn from; it needs 25 ms or more")
+            if front.kind == "features" and model.mix == "log-power":
+                check_nats(heard, path)
             values[path] = heard.astype(np.float32 if front.kind == "wavlm" else np.float16)
 
         manifest = check_readable(manifest, read, skip_bad=skip_bad, progress=progress)
@@ -228,7 +236,8 @@ class Diarizer:
         least = (min_speakers if num_speakers is None else num_speakers) or 0
         seconds, frames = 0.0, 0
         single: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
-        for index, (first, values, total) in enumerate(self._windows(recording)):
+        cut = windows(model, recording, self.config.window_seconds, self.config.overlap_seconds)
+        for index, (first, values, total) in enumerate(cut):
             tracks, confidence, embeddings = self._weigh(values)
             if regions is not None:
                 times = (first + np.arange(len(tracks)) + 0.5) * model.hop_seconds
@@ -278,15 +287,26 @@ class Diarizer:
         return [self.predict(recording).embeddings for recording in recordings]
 
     def score(self, recordings: Sequence[str | Path], references: str | Path, *, collar: float = 0.0) -> Score:
-        """Return the error rates of `predict` against reference RTTM (a file or a folder), in per cent."""
-        found = {Path(path).stem: list(self.predict(path).segments) for path in recordings}
-        told = read_rttm_tree(references)
-        return score({name: told.get(name, []) for name in found}, found, collar=collar)
+        """Return the error rates of `predict` against reference RTTM (a file or a folder), in per cent.
+
+        A recording goes by its file name without ending; an empty file of that name says that nobody speaks in it.
+        Raises RequestError for two recordings of one name, those the references do not tell of, and as `predict`.
+        """
+        names, told = recording_ids(recordings), read_rttm_tree(references)
+        untold = [name for name in names if name not in told]
+        if untold:
+            raise RequestError(
+                f"{references} tells nothing of {untold[0]!r}, but of {', '.join(list(told)[:5]) or 'nothing'}; add it "
+                "(an empty file of its name where nobody speaks), or leave the recording out"
+            )
+        found = {name: self.predict(path).segments for name, path in zip(names, recordings, strict=True)}
+        return score({name: told[name] for name in names}, found, collar=collar)
 
     def save_pretrained(self, folder: str | Path, *, card: str = "") -> None:
         """Write `config.json`, `model.safetensors` and a model card; the label head stays behind."""
         model = self._fitted()
-        config = {"config": to_plain(self.config), "labels": len(self.labels_), "origin": to_plain(self.origin_)}
+        labels = len(self.labels_) or self._labels
+        config = {"config": to_plain(self.config), "labels": labels, "origin": to_plain(self.origin_)}
         save_folder(Path(folder), model, config, card or card_of(self.origin_, to_plain(self.config)))
 
     @classmethod
@@ -295,6 +315,7 @@ class Diarizer:
         plain, load = load_folder(Path(folder))
         config = from_plain(DiarizerConfig, plain.get("config", {}), Path(folder) / "config.json")
         diarizer = cls(config=config, device=device)
+        diarizer._labels = plain.get("labels", 0)
         diarizer.origin_ = from_plain(Origin, plain.get("origin", {}), Path(folder) / "config.json")
         model = RecordingModel(config.model)
         load(model)
@@ -325,49 +346,14 @@ class Diarizer:
         return slots if windows == 1 else min(MOST_PEOPLE, slots * windows)
 
     def _count(self, seconds: float) -> int:
-        step = self.config.window_seconds - self.config.overlap_seconds
-        return max(1, math.ceil((seconds - self.config.overlap_seconds) / step))
-
-    def _windows(self, recording: str | Path | np.ndarray) -> Iterator[tuple[int, np.ndarray, float]]:
-        """Yield windows: first frame, values, and the seconds of the whole recording."""
-        model = self._fitted()
-        # whole frames, so that windows lie on one grid
-        step = self.config.window_seconds - self.config.overlap_seconds
-        step = round(step / model.hop_seconds) * model.hop_seconds
-        window = self.config.window_seconds
-        if isinstance(recording, str | Path) and self.config.model.front.kind != "features":
-            total = audio_seconds(recording)
-            for start, samples in stream_audio(recording, window_seconds=window, step_seconds=step):
-                yield round(start / model.hop_seconds), model.values(samples), total
-            return
-        whole = model.read(recording) if isinstance(recording, str | Path) else self._checked(recording)
-        in_samples = whole.ndim == 1
-        unit = 1 / SAMPLE_RATE if in_samples else model.step_seconds
-        total = len(whole) * unit
-        width, stride = round(window / unit), round(step / unit)
-        for begin in range(0, max(1, len(whole) - (width - stride)), stride):
-            piece = whole[begin : begin + width]
-            yield round(begin * unit / model.hop_seconds), model.values(piece) if in_samples else piece, total
-
-    def _checked(self, recording: np.ndarray) -> np.ndarray:
-        """Values in memory as float32; RequestError for what this model cannot hear."""
-        front, values = self.config.model.front, np.asarray(recording, np.float32)
-        size = {"log-mel": front.mels, "features": front.features, "wavlm": 0}[front.kind]
-        samples = values.ndim == 1 and front.kind != "features"
-        if not samples and not (size and values.ndim == 2 and values.shape[1] == size):
-            needed = [] if front.kind == "features" else ["samples [n] at 16 kHz"]
-            needed += [f"rows [t, {size}] of features"] if size else []
-            raise RequestError(f"a recording of shape {values.shape} is given; needed are {' or '.join(needed)}")
-        if not np.isfinite(values).all():
-            raise RequestError("the recording holds NaN or infinity; needed are finite numbers")
-        return values
+        return window_count(seconds, self.config.window_seconds, self.config.overlap_seconds)
 
     @torch.inference_mode()
     def _weigh(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Tracks [t, n], confidence [n] and voices [n, e] (unit embeddings) of one window."""
         model = self._fitted()
         slots = self.config.model.weigher.slots
-        if len(values) == 0:
+        if len(values) < least_values(model):
             size = self.config.model.encoder.embedding
             return np.zeros((0, slots), np.float32), np.zeros(slots, np.float32), np.zeros((slots, size), np.float32)
         tensor = torch.as_tensor(np.asarray(values, np.float32), device=self.device)[None]

@@ -19,6 +19,8 @@ from weigher.recordings.teacher import TeacherConfig, clear_frames
 _STRETCH_SECONDS = 0.4
 _QUIET_SECONDS = 0.2
 _VOICE_SECONDS = 30.0  # heard of a recording for its voices
+_AT_ONCE = 16  # recordings of half a minute that are heard at once, fewer of longer ones
+_WINDOW_SECONDS, _OVERLAP_SECONDS = 30.0, 5.0  # of what a WavLM hears at once
 _MOST_RECORDINGS = 1000  # that are heard for voices: some thousand vectors are enough for 256 dimensions
 _HELD_OUT = 20  # one recording in so many validates what is learned
 
@@ -42,12 +44,12 @@ def gather(
     head.eval()
     per_frame = round(model.hop_seconds / model.step_seconds)
     found: list[np.ndarray] = []
-    for rows in _alike(archive.values):
+    table = archive.cast_table()
+    for rows in _alike(archive.values, _AT_ONCE * round(_WINDOW_SECONDS / model.step_seconds)):
         if archive.times is None:
             values = torch.as_tensor(np.stack([archive.values[i] for i in rows]).astype(np.float32), device=device)
-            frames = model.frames(values, torch.full((len(rows),), values.shape[1], device=device))
-            cast = archive.cast_table()[rows].to(device)
-            logits = head(frames.embeddings)
+            cast = table[rows].to(device)
+            logits = head(_embeddings(model, values))
             states = clear_frames(logits, cast, share, model.hop_seconds, config).cpu().numpy()
         else:
             states = [_states_of_times(archive.times[i]) for i in rows]
@@ -79,10 +81,11 @@ def gather_voices(model: RecordingModel, head: nn.Module, archive: Archive) -> t
     chosen = np.unique(np.linspace(0, len(archive.values) - 1, _MOST_RECORDINGS).round().astype(int))
     heard = [archive.values[index][:steps] for index in chosen]
     vectors, labels = [np.empty((0, model.encoder.config.embedding), np.float32)], [np.empty(0, int)]
-    for rows in _alike(heard):
+    table = archive.cast_table()
+    for rows in _alike(heard, _AT_ONCE * steps):
         values = torch.as_tensor(np.stack([heard[i] for i in rows]).astype(np.float32), device=device)
         out = model(values, torch.full((len(rows),), values.shape[1], device=device))
-        cast = archive.cast_table()[chosen[rows]].to(device)
+        cast = table[chosen[rows]].to(device)
         logits = head(out.embeddings).gather(2, cast.clamp(min=0)[:, None].expand(-1, out.embeddings.shape[1], -1))
         pairs = match(-logits, (cast >= 0).sum(1))
         sure = out.confidence[pairs.batch, pairs.slot] >= 0.5
@@ -91,12 +94,36 @@ def gather_voices(model: RecordingModel, head: nn.Module, archive: Archive) -> t
     return np.concatenate(vectors), np.concatenate(labels)
 
 
-def _alike(values: Sequence[np.ndarray], most: int = 16) -> Iterator[list[int]]:
-    """Yield numbers of recordings of one length, up to `most` at a time, so that no batch is padded."""
+def _alike(values: Sequence[np.ndarray], steps: int) -> Iterator[list[int]]:
+    """Yield numbers of recordings of one length, so that no batch is padded: 16 at most, and `steps` in all.
+
+    One that is longer than that is alone.
+    """
     order = sorted(range(len(values)), key=lambda i: len(values[i]))
-    for _, group in groupby(order, key=lambda i: len(values[i])):
-        same = list(group)
+    for length, group in groupby(order, key=lambda i: len(values[i])):
+        same, most = list(group), max(1, min(_AT_ONCE, steps // max(1, length)))
         yield from (same[first : first + most] for first in range(0, len(same), most))
+
+
+def _embeddings(model: RecordingModel, values: Tensor) -> Tensor:
+    """Embeddings [b, t, e] of all frames of recordings of one length, values [b, n, f] or [b, samples].
+
+    The attention of a WavLM holds [t, t], so it hears windows; where two overlap, each tells of its own half.
+    """
+    per_frame = round(model.hop_seconds / model.step_seconds)
+    window, half = (round(seconds / model.hop_seconds) for seconds in (_WINDOW_SECONDS, _OVERLAP_SECONDS / 2))
+    frames, step = -(-values.shape[1] // per_frame), window - 2 * half
+
+    def heard(part: Tensor) -> Tensor:
+        return model.frames(part, torch.full((len(part),), part.shape[1], device=part.device)).embeddings
+
+    if model.wavlm is None or frames <= window:
+        return heard(values)
+    parts = []
+    for begin in range(0, frames - 2 * half, step):
+        part = heard(values[:, begin * per_frame : (begin + window) * per_frame])
+        parts.append(part[:, half if begin else 0 : half + step if begin + window < frames else None])
+    return torch.cat(parts, 1)
 
 
 def _states_of_times(times: np.ndarray) -> np.ndarray:

@@ -23,8 +23,7 @@ network trained with full time labels, the upper bound of every study. Both phas
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,69 +36,23 @@ from weigher.errors import RequestError
 from weigher.recordings.archive import Archive, conversations, crops
 from weigher.recordings.cast_margins import CastMargins, plant, recorder, with_planted
 from weigher.recordings.gather import gather, gather_voices, hold_out
-from weigher.recordings.holding import Frozen, holding
-from weigher.recordings.loss import LossConfig, class_loss, set_loss
+from weigher.recordings.holding import holding
+from weigher.recordings.learn_config import LearnConfig
+from weigher.recordings.loss import class_loss, set_loss
 from weigher.recordings.model import LabelHead, RecordingModel
-from weigher.recordings.recompose import RecomposeConfig, Recomposer, Stretches
+from weigher.recordings.recompose import Recomposer, Stretches
 from weigher.recordings.remembered import Remembered, remember, to_rehearse
 from weigher.recordings.silence import quiet_frames
-from weigher.recordings.teacher import (
-    TeacherConfig,
-    label_shares,
-    partial_label_loss,
-    teach,
-)
+from weigher.recordings.teacher import label_shares, partial_label_loss, teach
+from weigher.recordings.windows import least_values
 from weigher.train.distribution import to_device
-from weigher.train.loop import History, LoopConfig, fit
+from weigher.train.loop import History, fit
 
 Progress = Callable[[str, int, int], None]
 
 _TAUGHT = 0.4  # share of phase 1 after which the teacher's evidence counts in full
 _VALIDATION_BATCHES = 2
 _REHEARSED = 32  # remembered voices in a batch of phase 3
-
-
-@dataclass(frozen=True)
-class LearnConfig:
-    """How long, and on what batches, each phase trains."""
-
-    listen: LoopConfig = field(
-        default_factory=lambda: LoopConfig(
-            steps=600, learning_rate=2e-3, warmup_steps=60, floor=0.01, clip_norm=5.0, validate_every=100
-        )
-    )
-    """Phase 1: encoder and head from partial labels."""
-    listen_batch: int = 96
-    """Crops in a batch of phase 1; many short ones from different recordings teach much faster than few long ones."""
-    listen_seconds: float = 4.0
-    """Length of a crop of phase 1."""
-    weigh: LoopConfig = field(
-        default_factory=lambda: LoopConfig(
-            steps=900, learning_rate=2e-3, warmup_steps=90, floor=0.01, clip_norm=2.0, validate_every=100
-        )
-    )
-    """Phase 3: the whole model on conversations put together."""
-    weigh_batch: int = 20
-    """Conversations in a batch of phase 3."""
-    hidden_bands: float = 0.3
-    """Largest share of neighbouring bands that is hidden from a crop or conversation (log-power features only)."""
-    frame_weight: float = 0.2
-    """Weight of naming single frames in phase 3."""
-    teacher: TeacherConfig = field(default_factory=TeacherConfig)
-    """The teacher of phases 1 and 2."""
-    recompose: RecomposeConfig = field(default_factory=RecomposeConfig)
-    """The conversations of phase 3."""
-    loss: LossConfig = field(default_factory=LossConfig)
-    """The loss of phase 3."""
-    planted: float = 0.0
-    """Share of the recordings whose cast is given, in phase 1, one name that is not there, for `weigher audit` to learn
-    from them how clearly such names are heard."""
-    frozen: Frozen = "nothing"
-    """What is held as it is: nothing, or the encoder of frames and the space of voices, for a model that has learned
-    before and by whose voices people are known."""
-    rehearsal_weight: float = 2.0
-    """Weight of naming remembered voices against naming slots, while the encoder is held: more keeps the old names
-    better and learns the new ones less."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,8 +132,10 @@ def learn(
     voices, people = gather_voices(model, listener.head, archive)
     if config.frozen == "nothing":
         remembered = None  # the encoder has moved, and with it all voices
-        with suppress(RequestError):  # too few to learn from: voices are compared as they are
+        try:
             model.voice.fit(voices, people)
+        except RequestError:  # too few to learn from: voices are compared as they are
+            model.voice.reset()
     return Learned(listened, weighed, remember(voices, people, len(archive.labels), remembered))
 
 
@@ -228,6 +183,11 @@ def listen(
     cast = with_planted(archive, planted)
     listener.margins = recorder(model, archive, cast, planted)
     steps = round(config.listen_seconds / model.step_seconds)
+    if steps < least_values(model):
+        raise RequestError(
+            f"listen_seconds = {config.listen_seconds:g} holds no frame; needed are "
+            f"{least_values(model) * model.step_seconds:g} s or more, and some seconds to hear a voice"
+        )
     total = config.listen.steps
 
     def batches(k: int, generator: np.random.Generator) -> dict[str, Tensor]:

@@ -44,7 +44,7 @@ class FrontConfig:
     hop_seconds: float = 0.0
     """Seconds from one row to the next (features); read from the first recording."""
     additive: bool = True
-    """The features are logarithms of power, so that voices can be added (features); False for embeddings."""
+    """The features are natural logarithms of power, so that voices can be added (features); False for embeddings."""
 
 
 @dataclass(frozen=True)

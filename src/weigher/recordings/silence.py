@@ -7,6 +7,7 @@ recording's own silence. Only long quiet counts, a short pause belongs to whoeve
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -16,11 +17,30 @@ from weigher.errors import RequestError
 Mix = Literal["log-power", "waveform", "replace"]
 """How two voices add up: log of summed powers (log-mel), sum (samples), or the later replaces the earlier (others)."""
 
+WIDEST_NATS = 80.0
+"""350 dB: log energies that spread wider are no natural logarithms, and their power overflows float32."""
+
 _SILENCE = 0.05  # quantile over time that is taken for the silence of a recording
 _LOUD = 0.95  # and the one for its speech
 _SHARE = 0.25  # quiet is what lies within this share of the way, in decibels, from silence to speech
 _LEAST_SECONDS = 0.6  # pauses between words are shorter than that
 _TINY = 1e-10  # power, below that of the last bit of 16
+
+
+def check_nats(values: np.ndarray, source: str | Path) -> None:
+    """Raise RequestError, naming the source, for features [t, f] that cannot be natural logarithms of power.
+
+    >>> check_nats(np.array([[-40.0], [60.0]]), "a.npz")
+    Traceback (most recent call last):
+        ...
+    weigher.errors.RequestError: a.npz: the features span 100; voices are added as powers, which needs energies in ...
+    """
+    if np.ptp(values) > WIDEST_NATS:
+        raise RequestError(
+            f"{source}: the features span {np.ptp(values):.0f}; voices are added as powers, which needs energies in "
+            'natural logarithm, not dB. For features that do not add up, such as embeddings, set "additive": false in '
+            'the config ({"model": {"front": {"additive": false}}})'
+        )
 
 
 def silence_power(values: np.ndarray) -> np.ndarray:

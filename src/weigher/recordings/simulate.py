@@ -182,7 +182,8 @@ def write(conversations: Iterable[Conversation], out_dir: str | Path, law: TurnL
     """Write conversations as they come and return their `report`, which also goes to `statistics.json`.
 
     `out_dir` gets `audio/NAME.flac` or `features/NAME.npz`, `rttm/NAME.rttm` (to score against, never to train from)
-    and, last of all, `cast.csv`: where it is, the rest is whole. Raises `RequestError` where one is there already.
+    and, last of all, `cast.csv`: where it is, the rest is whole, and nothing is left of a longer run that was cut off
+    there. Raises `RequestError` where one is there already.
     """
     out_dir = Path(out_dir)
     cast_csv = out_dir / "cast.csv"
@@ -200,8 +201,19 @@ def write(conversations: Iterable[Conversation], out_dir: str | Path, law: TurnL
         write_rttm(out_dir / "rttm" / f"{talk.name}.rttm", {talk.name: talk.segments})
         rows.append((file_name, talk.cast))
         plans.append(talk.plan)
+    _remove_others(out_dir, [plan.name for plan in plans])
     made = report(plans, law)
     with writing(out_dir / "statistics.json", "w") as file:
         file.write(json.dumps(made, indent=2) + "\n")
     write_cast_csv(cast_csv, rows)
     return made
+
+
+def _remove_others(out_dir: Path, names: Sequence[str]) -> None:
+    """Remove recordings that are numbered as these are, and are none of them."""
+    ours, numbered = set(names), {name.rstrip("0123456789") for name in names}
+    for kind, ending in (("audio", ".flac"), ("features", ".npz"), ("rttm", ".rttm")):
+        for file in (out_dir / kind).glob(f"*{ending}"):
+            words = file.stem.rstrip("0123456789")
+            if words in numbered and words != file.stem and file.stem not in ours:
+                file.unlink()

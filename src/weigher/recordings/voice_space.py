@@ -46,6 +46,11 @@ class VoiceSpace(nn.Module):
         """Map embeddings [..., e] of any length but 0."""
         return F.normalize(F.linear(F.normalize(embeddings.float(), dim=-1) - self.mean, self.map), dim=-1)
 
+    def reset(self) -> None:
+        """Forget what was learned: voices are compared by the cosine of their embeddings, as at first."""
+        self.mean.zero_()
+        self.map.copy_(torch.eye(len(self.map)))
+
     def fit(self, embeddings: np.ndarray, people: np.ndarray) -> None:
         """Learn the space from embeddings [m, e] and whose they are, int [m]; people with one vector count for little.
 

@@ -15,6 +15,7 @@ from scipy.signal import fftconvolve
 
 from weigher.errors import RequestError
 from weigher.io.voices import Utterance, Voices
+from weigher.recordings.silence import WIDEST_NATS
 
 LEVEL = 0.05  # root mean square of active speech, full scale = 1: -26 dB
 CROSS_FADE = 160  # samples: 10 ms
@@ -22,7 +23,6 @@ _SURVEY = {"features": 256, "audio": 64}  # utterances that the common spectrum 
 _FRAME, _FFT = 160, 512  # samples: energies every 10 ms, spectra over 32 ms
 _SHORTEST = 800  # samples: a stretch under 50 ms gives no spectrum to equalise
 _CACHED_SAMPLES = 2**26  # of prepared utterances: 256 MB
-_WIDEST = 80.0  # nats, 350 dB: energies spread wider are no natural logarithms, and their power overflows float32
 _CEPSTRA = 12  # the equaliser follows the spectrum's broad shape and leaves formants and harmonics alone
 _GAIN_LIMIT = 12 * np.log(10) / 20  # nats of amplitude: 12 dB
 _TAPS = 257
@@ -177,7 +177,7 @@ def _survey(voices: Voices) -> np.ndarray:
 
 def _quiet_and_active(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Quiet level per channel [f], active frames [t], and the log energies over it [t] that decide on them."""
-    if np.ptp(x) > _WIDEST:
+    if np.ptp(x) > WIDEST_NATS:
         raise RequestError(f"features span {np.ptp(x):.0f}: needed are log-mel energies in natural logarithm, not dB.")
     low = np.quantile(x, 0.05, axis=0).astype(np.float32)
     energies = np.log(np.exp(x - low).mean(1))
