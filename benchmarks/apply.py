@@ -59,6 +59,7 @@ def hear(path: Path, model: Path | None, every_slot: bool, threads: int | None) 
     import torch
 
     from weigher.recordings import diarizer as diarizing
+    from weigher.recordings import windows
     from weigher.recordings.diarizer import Diarizer
     from weigher.recordings.link import Linker
     from weigher.recordings.model import RecordingModel
@@ -83,8 +84,8 @@ def hear(path: Path, model: Path | None, every_slot: bool, threads: int | None) 
         def replaced(owner: Any, name: str, timed: Any) -> None:
             stack.enter_context(mock.patch.object(owner, name, timed))
 
-        stream = watch.wrapped_generator(diarizing.stream_audio, "reading + features")
-        replaced(diarizing, "stream_audio", stream)
+        stream = watch.wrapped_generator(windows.stream_audio, "reading + features")
+        replaced(windows, "stream_audio", stream)
         replaced(body, "values", watch.wrapped(body.values, "reading + features"))
         for name in ("add", "finish"):
             replaced(Linker, name, watch.wrapped(getattr(Linker, name), "linking"))

@@ -1,17 +1,20 @@
 """Area under the margin: closed forms, the sets of threshold examples, and real images with flipped labels."""
 
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from hypothesis import given
 from hypothesis import strategies as st
 
+from launching import torchrun
 from weigher.errors import RequestError
 from weigher.examples.area_under_margin import AreaUnderMargin, ThresholdClass, find_label_errors
+from weigher.train.distribution import join_workers, rank
 
 IDS = torch.arange(4)
 
@@ -138,24 +141,21 @@ def test_labels_by_themselves_are_two_classes_each_and_any_set_has_a_margin():
         AreaUnderMargin(3, num_labels=0)
 
 
-def _worker(rank, folder):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    try:
-        whole = torch.nn.ModuleDict({"network": torch.nn.Linear(2, 2), "aum": AreaUnderMargin(4)})
-        shared = torch.nn.parallel.DistributedDataParallel(_Recording(whole))
-        own = [torch.tensor([0, 1, 3]), torch.tensor([2])][rank]  # parts of different size
-        for epoch in range(3):
-            z = (epoch + 1.0) * torch.stack([own + 1.0, torch.zeros(len(own))], 1)
-            shared(z, torch.zeros_like(own), own)
-        once = whole["aum"].compute()
-        resumed = AreaUnderMargin(4)
-        state = [whole["aum"].state_dict()]
-        dist.broadcast_object_list(state)  # what worker 0 saved, loaded by both
-        resumed.load_state_dict(state[0])
-        resumed.update(torch.zeros(len(own), 2), torch.zeros_like(own), own)
-        torch.save((once, resumed.compute(), resumed.records.count), f"{folder}/{rank}.pt")
-    finally:
-        dist.destroy_process_group()
+def worker(folder):
+    join_workers(torch.device("cpu"))
+    whole = torch.nn.ModuleDict({"network": torch.nn.Linear(2, 2), "aum": AreaUnderMargin(4)})
+    shared = torch.nn.parallel.DistributedDataParallel(_Recording(whole))
+    own = [torch.tensor([0, 1, 3]), torch.tensor([2])][rank()]  # parts of different size
+    for epoch in range(3):
+        z = (epoch + 1.0) * torch.stack([own + 1.0, torch.zeros(len(own))], 1)
+        shared(z, torch.zeros_like(own), own)
+    once = whole["aum"].compute()
+    resumed = AreaUnderMargin(4)
+    state = [whole["aum"].state_dict()]
+    dist.broadcast_object_list(state)  # what worker 0 saved, loaded by both
+    resumed.load_state_dict(state[0])
+    resumed.update(torch.zeros(len(own), 2), torch.zeros_like(own), own)
+    torch.save((once, resumed.compute(), resumed.records.count), folder / f"{rank()}.pt")
 
 
 class _Recording(torch.nn.Module):
@@ -171,9 +171,10 @@ class _Recording(torch.nn.Module):
 
 
 def test_workers_hold_what_all_saw_within_a_shared_model_and_after_a_resume(tmp_path):
-    mp.start_processes(_worker, args=(str(tmp_path),), nprocs=2, start_method="fork")
-    for rank in range(2):
-        once, resumed, count = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+    code, _, errors = torchrun(__file__, tmp_path)
+    assert (code, errors) == (0, "")
+    for part in range(2):
+        once, resumed, count = torch.load(tmp_path / f"{part}.pt", weights_only=True)
         assert once.tolist() == [2.0, 4.0, 6.0, 8.0]  # (1 + 2 + 3) / 3 times the margin
         assert resumed.tolist() == [1.5, 3.0, 4.5, 6.0]
         assert count.tolist() == [4, 4, 4, 4]
@@ -323,3 +324,7 @@ def test_flipped_digits_are_found_by_a_small_network():
     assert (found.flagged & wrong).sum() / wrong.sum() > 0.85  # recall
     assert (found.flagged & wrong).sum() / found.flagged.sum() > 0.6  # precision
     assert found.ranking()[0] in wrong.nonzero()[:, 0]
+
+
+if __name__ == "__main__":
+    worker(Path(sys.argv[1]))
