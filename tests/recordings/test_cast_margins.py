@@ -1,15 +1,16 @@
 """Margins of casts against the same written out frame by frame, and an audit of records that are known."""
 
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from hypothesis import given
 from hypothesis import strategies as st
 
+from launching import torchrun
 from weigher.errors import RequestError
 from weigher.recordings import cast_margins
 from weigher.recordings.archive import Archive
@@ -18,6 +19,7 @@ from weigher.recordings.cast_margins import CastMargins, Heard, plant, with_plan
 from weigher.recordings.encoder import EncoderConfig
 from weigher.recordings.learn import LearnConfig, listen
 from weigher.recordings.model import FrontConfig, ModelConfig, RecordingModel
+from weigher.train.distribution import join_workers, rank
 from weigher.train.loop import LoopConfig
 
 FRAMES, BLOCK, LABELS = (10, 25, 7), 4, 5
@@ -226,19 +228,23 @@ def _crops(worker):
     return torch.tensor([0, 1 + worker]), torch.tensor([0, 0]), logits, torch.ones(2, 8, dtype=torch.bool)
 
 
-def _worker(rank, folder):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+def worker(folder):
+    join_workers(torch.device("cpu"))
     recorded = recorder()
-    recorded.add(*_crops(rank))
-    torch.save(recorded.state_dict(), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    recorded.add(*_crops(rank()))
+    torch.save(recorded.state_dict(), folder / f"{rank()}.pt")
 
 
 def test_every_worker_holds_what_all_of_them_heard(tmp_path):
-    mp.start_processes(_worker, args=(str(tmp_path),), nprocs=2, start_method="fork")
+    code, _, errors = torchrun(__file__, tmp_path)
+    assert (code, errors) == (0, "")
     alone = recorder()
-    for worker in range(2):
-        alone.add(*_crops(worker))
-    for rank in range(2):
-        state = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+    for one in range(2):
+        alone.add(*_crops(one))
+    for one in range(2):
+        state = torch.load(tmp_path / f"{one}.pt", weights_only=True)
         torch.testing.assert_close(state, dict(alone.state_dict()))
+
+
+if __name__ == "__main__":
+    worker(Path(sys.argv[1]))
