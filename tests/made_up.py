@@ -62,3 +62,22 @@ def small_settings(*, channels=24, listen, weigh, listen_rate=0.01, weigh_rate=0
             "recompose": {"seconds": 4.0, "max_speakers": 3},
         },
     }
+
+
+def brief_settings(*, listen, weigh, crops):
+    """Return settings of a tiny diarizer whose training is saved every other step: what it learns does not matter."""
+    return {
+        "model": {
+            "encoder": {"channels": 12, "embedding": 8, "stride": 2, "dilations": [1]},
+            "weigher": {"slots": 3, "heads": 2, "layers": 1, "rounds": 1},
+        },
+        "learn": {
+            "listen": {"steps": listen, "validate_every": 2, "warmup_steps": 2},
+            "listen_batch": crops,
+            "listen_seconds": 1.0,
+            "weigh": {"steps": weigh, "validate_every": 2, "warmup_steps": 2},
+            "weigh_batch": 2,
+            "teacher": {"threshold": -5.0, "temper": 3.0},
+            "recompose": {"seconds": 2.0, "max_speakers": 2},
+        },
+    }

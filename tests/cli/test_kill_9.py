@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from made_up import brief_settings
 from weigher.cli.main import main
 from weigher.io.features import Features, write_features
 from weigher.io.manifest import write_cast_csv
@@ -25,20 +26,8 @@ from weigher.train.state import load_tensors
 
 HOP, BANDS, PEOPLE = 0.02, 8, ("Ann", "Ben", "Cid")
 SETTINGS = {
-    "model": {
-        "encoder": {"channels": 12, "embedding": 8, "stride": 2, "dilations": [1]},
-        "weigher": {"slots": 3, "heads": 2, "layers": 1, "rounds": 1},
-    },
+    **brief_settings(listen=12, weigh=6, crops=6),
     "decode": {"threshold": 0.0, "onset": 0.05, "offset": 0.02},  # so little training leaves nobody sure
-    "learn": {
-        "listen": {"steps": 12, "validate_every": 2, "warmup_steps": 2},
-        "listen_batch": 6,
-        "listen_seconds": 1.0,
-        "weigh": {"steps": 6, "validate_every": 2, "warmup_steps": 2},
-        "weigh_batch": 2,
-        "teacher": {"threshold": -5.0, "temper": 3.0},
-        "recompose": {"seconds": 2.0, "max_speakers": 2},
-    },
 }
 # says when the verb itself begins, so that moments are drawn while it works and not in the imports
 COMMAND = """

@@ -1,6 +1,6 @@
 """Runs that begin from a model, are cut off or refused, and go on with other settings: what their folder says.
 
-Two steps of each phase on plain spectra: what is learned does not matter here.
+A few steps of each phase on plain spectra: what is learned does not matter here.
 """
 
 import json
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from interrupting import cut_by
+from made_up import brief_settings
 from weigher.cli.main import main
 from weigher.cli.train import _MAY_CHANGE
 from weigher.errors import RequestError
@@ -17,21 +18,7 @@ from weigher.io.manifest import write_cast_csv
 from weigher.train import loop
 
 HOP, BANDS, PEOPLE = 0.02, 12, ("Ann", "Ben", "Cid")
-SETTINGS = {
-    "model": {
-        "encoder": {"channels": 24, "embedding": 16, "stride": 2, "dilations": [1]},
-        "weigher": {"slots": 3, "heads": 2, "layers": 1},
-    },
-    "learn": {
-        "listen": {"steps": 4, "validate_every": 2, "warmup_steps": 1},
-        "listen_batch": 4,
-        "listen_seconds": 1.0,
-        "weigh": {"steps": 2, "validate_every": 1, "warmup_steps": 1},
-        "weigh_batch": 2,
-        "teacher": {"threshold": -5.0, "temper": 3.0},
-        "recompose": {"seconds": 2.0, "max_speakers": 2},
-    },
-}
+SETTINGS = brief_settings(listen=4, weigh=2, crops=4)
 
 
 def train(folder, name, *options):
@@ -113,7 +100,7 @@ def test_other_steps_of_a_resumed_run_are_kept_with_it(world):
 )
 def test_a_run_is_not_resumed_with_settings_it_did_not_begin_with(world, capsys, options, said):
     (world / "faster.json").write_text('{"learn": {"weigh": {"learning_rate": 0.5}}}', encoding="utf-8")
-    (world / "warmer.json").write_text('{"learn": {"listen": {"warmup_steps": 2}}}', encoding="utf-8")
+    (world / "warmer.json").write_text('{"learn": {"listen": {"warmup_steps": 3}}}', encoding="utf-8")
     before = kept(world, "run")
     assert train(world, "run", "--resume", *(option.format(world) for option in options)) == 2
     assert said in capsys.readouterr().err
