@@ -19,7 +19,7 @@ The strict cut and the epochs of the residual network were chosen with seed 100,
 at the median had brought the seeds 0 and 2 to precision 0.909 with recall 0.792 on CIFAR-10, a hundredth short.
 
 small: about 13 minutes for three seeds on two idle cores. full: digits with all noise; for uniform noise on CIFAR-10
-25,000 images and a residual network; three seeds take some four hours on one core, as reckoned from one epoch.
+25,000 images and a residual network; three seeds take some six hours on one core.
 """
 
 from __future__ import annotations
