@@ -171,7 +171,7 @@ def test_a_tiny_run_gives_every_model_its_rows(tmp_path, monkeypatch):
     )
     result = run_study(study.STUDY, context)
     found = {(row.method, row.metric): row for row in result.rows}
-    for method in (*study.MAIN, "rnn 120", "gru 64", study.COUNTING):
+    for method in (*study.MAIN, "rnn 120", "gru 64", study.UNPLACED, study.COUNTING):
         for metric in (*study.METRICS, "negations right %", "plain twins right %", "negations right %, 8 words apart"):
             assert 0 <= found[method, metric].mean <= 100
     assert found[study.COUNTING, "accuracy %"].mean == 100
@@ -185,4 +185,4 @@ def test_a_tiny_run_gives_every_model_its_rows(tmp_path, monkeypatch):
     assert len(result.claims) == 11
     assert (tmp_path / "out" / "token_scores.png").stat().st_size > 1000
     assert {"models, seed 1", "train, gru 120, seed 0"} <= stages
-    assert len(list((tmp_path / "out" / "parts").iterdir())) == 2 + 2 * 7
+    assert len(list((tmp_path / "out" / "parts").iterdir())) == 2 + 2 * 8

@@ -20,9 +20,9 @@ from weigher.errors import RequestError, WeigherError
 from weigher.tokens.classifier import SentimentClassifier
 from weigher.tokens.cooccurrence import neighbour_vectors
 from weigher.tokens.inputs import two_classes
-from weigher.tokens.learning import ClassifierConfig
+from weigher.tokens.learning import ClassifierConfig, settling_bias
 from weigher.tokens.sequences import Sequences
-from weigher.tokens.token_scores import MODELS, ScorerConfig
+from weigher.tokens.token_scores import MODELS, VECTOR_SCALE, ScorerConfig
 from weigher.tokens.words import split_words
 
 GOOD, BAD = ("good", "great", "fine", "lovely"), ("bad", "awful", "dull", "poor")
@@ -344,13 +344,13 @@ def test_without_given_vectors_words_with_like_neighbours_begin_alike(as_ids):
     ids = [plain.vocabulary_.ids(split_words(text)) for text in texts]
     classifier = SentimentClassifier(config=frozen).fit(ids, labels) if as_ids else plain
     count = len(plain.vocabulary_)
-    wanted = torch.from_numpy(neighbour_vectors(Sequences.of(ids), count, 10))
+    wanted = VECTOR_SCALE * torch.from_numpy(neighbour_vectors(Sequences.of(ids), count, 10))
     assert wanted.any(1).all()
     assert torch.allclose(classifier.model_.embedding.weight[:count].detach(), wanted, atol=1e-6)
     anywhere = (
         SentimentClassifier(config=replace(frozen, neighbours=0)).fit(texts, labels).model_.embedding.weight.detach()
     )
-    assert anywhere[:count].std() == pytest.approx(0.1, rel=0.2)
+    assert anywhere[:count].std() == pytest.approx(VECTOR_SCALE, rel=0.2)
     assert not torch.allclose(anywhere[:count], wanted, atol=0.05)
 
 
@@ -533,13 +533,41 @@ def test_numpy_s_values_in_a_list_are_plain_ones(labels, plain):
     [("token-mlp", 100_000), ("weighted-mlp", 100_000), ("local-attention", 1_000_000), ("gru", 10_000)],
 )
 def test_a_text_of_up_to_a_million_words(model, words, fitted):
-    """It says the same again and again: a mean over T words, of which the edges alone differ, is a + b / T."""
+    """It says the same again and again: a mean over T words, of which the edges alone differ, is a + b / T.
+
+    A state that runs around in circles has settled after 2,000 words.
+    """
     classifier, text = fitted(model), "the film was good ! "
     found = classifier.explain(text * (words // 5))
     assert len(found.tokens) == words
-    short, long = classifier.decision_function([text * 100, text * 200])
-    edges = short - long  # b / 1000
-    assert found.logit == pytest.approx(long - edges + edges * 1000 / words, abs=1e-3)
+    short, long = classifier.decision_function([text * 400, text * 800])
+    edges = short - long  # b / 4000
+    assert found.logit == pytest.approx(long - edges + edges * 4000 / words, abs=1e-3)
+
+
+@pytest.mark.parametrize("model", ["token-mlp", "weighted-mlp", "local-attention"])
+def test_probabilities_are_right_on_average_however_much_was_left_out_in_training(model):
+    texts, labels = reviews(300)
+    few = [
+        text for text, label in zip(texts, labels, strict=True) if label or len(text) % 3 == 0
+    ]  # classes of unlike size
+    said = [label for text, label in zip(texts, labels, strict=True) if label or len(text) % 3 == 0]
+    hard = replace(config(model, word_dropout=0.5), scorer=ScorerConfig(model, embedding=10, layers=(16,), heads=2))
+    found = SentimentClassifier(config=hard).fit(few, said).predict_proba(few)[:, 1]
+    assert found.mean() == pytest.approx(np.mean(said), abs=1e-4)
+
+
+@pytest.mark.parametrize("shift", [-30.0, 0.0, 2.0])
+def test_the_bias_that_settles_probabilities_makes_up_for_any_shift(shift):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 3, 200)
+    targets = (rng.random(200) < 1 / (1 + np.exp(-logits))).astype(int)
+    found, shifted = settling_bias(logits, targets), settling_bias(logits + shift, targets)
+    assert abs(found) < 0.5
+    assert shifted == pytest.approx(found - shift, abs=1e-6)
+    assert (1 / (1 + np.exp(-logits - found))).sum() == pytest.approx(targets.sum(), abs=1e-6)
+    assert settling_bias(logits, np.ones(200)) == 0  # no number makes all of them certain
+    assert settling_bias(np.array([-2.0, 8.0]), np.array([0, 1])) == pytest.approx(-3)  # half-way between the classes
 
 
 def test_a_state_that_explodes_is_told_and_never_an_answer():

@@ -2,13 +2,14 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from contract import Subject, check_laws
 from weigher.errors import RequestError
-from weigher.tokens.token_scores import MODELS, ScorerConfig, TokenScorer, logit_changes
+from weigher.tokens.token_scores import MODELS, ScorerConfig, TokenScorer, logit_changes, place_bias, token_network
 
 
 def tiny(model, words=20, dropout=0.0, seed=0):
@@ -17,7 +18,7 @@ def tiny(model, words=20, dropout=0.0, seed=0):
     scorer = TokenScorer(words, config).double().eval()
     nn.init.normal_(scorer.embedding.weight)
     for name, parameter in scorer.named_parameters():
-        if parameter.dim() == 1 or name == "attention.bias":
+        if parameter.dim() == 1 or name in ("attention.bias", "place"):
             nn.init.normal_(parameter)
         if name == "recurrence.state_weight":  # else a tiny ReLU state may explode in one test, or die in the next
             nn.init.normal_(parameter, std=0.3)
@@ -45,6 +46,16 @@ def test_scores_add_up_and_padding_says_nothing(model):
         assert torch.equal(found.weights, (torch.arange(40) < lengths[:, None]).double())
     else:
         assert torch.allclose(found.weights.sum(1), torch.ones(4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("layers", [(512,), (512, 256, 256), (512, 256, 256, 256, 256)])
+def test_signals_neither_fade_nor_grow_with_the_layers_of_a_network(layers):
+    torch.manual_seed(0)
+    x = torch.randn(2000, 300)
+    sizes = [token_network(300, layers, 64)(x).square().mean() for _ in range(20)]
+    # every layer doubles the mean square and its ReLU halves it; the output bears none
+    assert torch.stack(sizes).mean().item() == pytest.approx(2, rel=0.2)
+    assert all(not layer.bias.any() for layer in token_network(300, layers, 64) if isinstance(layer, nn.Linear))
 
 
 @pytest.mark.parametrize("model", ["rnn", "gru"])
@@ -129,6 +140,43 @@ def test_order_is_nothing_to_models_of_single_words(model):
     assert torch.allclose(found.scores[:, order], turned.scores)
     assert torch.allclose(found.weights[:, order], turned.weights)
     assert torch.allclose(found.logits, turned.logits)
+
+
+def test_place_is_read_off_tables_over_doublings_of_the_distance_to_both_ends():
+    tables = torch.randn(2, 4, dtype=torch.float64)
+    lengths = [30, 1, 9]
+    mask = torch.arange(30) < torch.tensor(lengths)[:, None]
+    found = place_bias(tables, mask)
+    for row, length in enumerate(lengths):
+        for t in range(length):
+            both = zip(tables.numpy(), (t, length - 1 - t), strict=True)
+            wanted = sum(np.interp(np.log2(1 + distance), range(4), table) for table, distance in both)
+            assert found[row, t].item() == pytest.approx(wanted, abs=1e-6)
+
+
+def test_place_moves_weights_of_local_attention_and_no_score():
+    scorer, (ids, lengths) = tiny("local-attention"), ragged()
+    without = copy.deepcopy(scorer)
+    nn.init.zeros_(without.place)
+    found, plain = scorer(ids, lengths), without(ids, lengths)
+    assert torch.equal(found.scores, plain.scores)
+    assert (found.weights[0] - plain.weights[0]).abs().max() > 1e-3
+    assert torch.equal(found.weights[2], plain.weights[2])  # one word bears it all
+    unplaced = TokenScorer(20, ScorerConfig("local-attention", place=False))
+    assert not hasattr(unplaced, "place")
+    assert not hasattr(TokenScorer(20, ScorerConfig("weighted-mlp")), "place")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_bias_is_added_to_the_logit_of_every_text_that_has_words(model):
+    scorer, (ids, lengths) = tiny(model), ragged()
+    if scorer.config.is_recurrent:
+        with pytest.raises(RequestError, match="changes of a logit"):
+            scorer.add_bias(0.5)
+        return
+    before = scorer(ids, lengths).logits
+    scorer.add_bias(0.5)
+    assert torch.allclose(scorer(ids, lengths).logits, before + 0.5, rtol=1e-12)
 
 
 def test_logit_changes_are_differences_that_stop_with_the_text():

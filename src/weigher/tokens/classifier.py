@@ -28,7 +28,7 @@ from weigher.tokens.inputs import Label, Texts, are_texts, listed, listed_labels
 from weigher.tokens.learning import ClassifierConfig, Progress, decide, learn, no_finite_logit, read_tokens
 from weigher.tokens.model_card import Origin, origin_of
 from weigher.tokens.sequences import Sequences
-from weigher.tokens.token_scores import Model, TokenScorer
+from weigher.tokens.token_scores import VECTOR_SCALE, Model, TokenScorer
 from weigher.tokens.training_data import TrainingData, keep_data
 from weigher.tokens.words import KnownIds, Vocabulary, locate_words
 from weigher.train.distribution import resolve_device
@@ -164,7 +164,7 @@ class SentimentClassifier:
                 corpus, len(known), config.scorer.embedding, window=config.neighbours, seed=config.seed
             )
             placed = torch.from_numpy(np.flatnonzero(found.any(1)))
-            start[placed] = torch.from_numpy(found)[placed]
+            start[placed] = VECTOR_SCALE * torch.from_numpy(found)[placed]
         folder = None if run_dir is None else Path(run_dir)
         if folder is not None:
             names = known.words if isinstance(known, Vocabulary) else known.ids.tolist()

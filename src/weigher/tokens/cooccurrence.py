@@ -2,7 +2,7 @@
 
     c_ij    how often j stands up to `window` places from i in a text, each time counted as 1 / distance
     m_ij    max(0, log(c_ij / (c_i p_j))),   c_i = sum_j c_ij,   p_j = c_j^(3/4) / sum_k c_k^(3/4)
-    m ~ U S V^T, truncated;   the vector of i is row i of U S^(1/2), scaled to the length of a random start
+    m ~ U S V^T, truncated;   the vector of i is row i of U S^(1/2), scaled to a mean square of 1
 
 No label is needed for that. Words that the labels hardly speak of, being rare, then stand where their like do, instead
 of being learned by heart from the few texts that hold them.
@@ -71,7 +71,7 @@ def positive_information(counts: sparse.csr_array) -> sparse.csr_array:
 
 
 def neighbour_vectors(corpus: Sequences, tokens: int, width: int, *, window: int = 5, seed: int = 0) -> np.ndarray:
-    """Return a vector for each token, float32 `[tokens, width]`, each of length 0.1 sqrt(width).
+    """Return a vector for each token, float32 `[tokens, width]`, each of length sqrt(width).
 
     The 50,000 most frequent tokens are placed; the others, and those without neighbours, have zeros. Channels that few
     tokens do not need are 0.
@@ -94,7 +94,7 @@ def neighbour_vectors(corpus: Sequences, tokens: int, width: int, *, window: int
     found = left * np.sqrt(sizes)
     lengths = np.linalg.norm(found, axis=1, keepdims=True)
     is_placed = lengths > 1e-6 * np.sqrt(sizes[0])  # what rounding left of nothing is not scaled up
-    placed = np.where(is_placed, 0.1 * width**0.5 * found / np.where(is_placed, lengths, 1), 0)
+    placed = np.where(is_placed, width**0.5 * found / np.where(is_placed, lengths, 1), 0)
     vectors[frequent[near], : len(sizes)] = placed
     return vectors
 

@@ -6,17 +6,18 @@
     rnn, gru          v.h_t - v.h_{t-1}: how it moves the logit    1
     token-mlp         f(x_t), each word alone                      1 / t
     weighted-mlp      f(x_t)                                       softmax_t g(x_t)
-    local-attention   f(y_t), y: the words around t                softmax_t g(y_t)
+    local-attention   f(y_t), y: the words around t                softmax_t (g(y_t) + p_t)
 
     x  [b, t, e]  word vectors, learned      h  [b, t, hidden]  states of a recurrence, h_0 = 0
     y  [b, t, e]  x + windowed attention     f, g  two outputs of one small network, applied to each word
+    p  [b, t]     place: a(words before t) + c(words after t), learned; reviewers conclude at the end
 
 The recurrent models classify by their last state: v.h_t - v.h_0 is what their scores add up to. No output has a bias
 that belongs to no word, so a text without words has the logit 0, and the scores leave nothing unexplained.
 
 Source: an exercise of a course on deep learning; attention over words as Yang et al. 2016, "Hierarchical
 attention networks". What differs: the scores of the recurrent models, several heads and learned distances in the
-attention, dropout, and word vectors that are learned.
+attention, the place of a word, dropout, and word vectors that are learned.
 """
 
 from __future__ import annotations
@@ -41,6 +42,12 @@ Model = Literal["rnn", "gru", "token-mlp", "weighted-mlp", "local-attention"]
 MODELS: tuple[Model, ...] = get_args(Model)
 """The five models, each answering "which words count?" more fully than the one before."""
 
+_DOUBLINGS = 14  # of a distance to the ends of a text that differ: from 2^13 words on all are alike
+
+VECTOR_SCALE = 0.3
+"""Root mean square of a channel of a first word vector. A step of Adam is as long for a small number as for a large
+one: vectors a third as large are turned to what few texts say of a word, those three times as large hardly move."""
+
 
 @dataclass(frozen=True)
 class ScorerConfig:
@@ -58,6 +65,9 @@ class ScorerConfig:
     """Words that one word looks at, itself included (local-attention); odd."""
     heads: int = 5
     """Attention heads (local-attention); they divide the embedding."""
+    place: bool = True
+    """Whether the weight of a word depends on how far it stands from the first and the last one, too
+    (local-attention)."""
     dropout: float = 0.5
     """Share of the channels of word vectors, and of what attention finds, that are left out in training; the narrow
     layers above bear none."""
@@ -82,6 +92,11 @@ class ScorerConfig:
     def is_weighted(self) -> bool:
         """Whether the model learns how much each word counts."""
         return self.model in ("weighted-mlp", "local-attention")
+
+    @property
+    def knows_place(self) -> bool:
+        """Whether the weight of a word depends on where it stands."""
+        return self.place and self.model == "local-attention"
 
     @property
     def radius(self) -> int:
@@ -115,8 +130,32 @@ def logit_changes(logits: Float[Tensor, "b t"], mask: Bool[Tensor, "b t"]) -> Fl
     return torch.where(mask, logits - F.pad(logits, (1, -1)), 0)
 
 
+def place_bias(tables: Float[Tensor, "2 k"], mask: Bool[Tensor, "b t"]) -> Float[Tensor, "b t"]:
+    """Return what the place of a token adds to its weight before the softmax, from tables over doublings of distance.
+
+        p_t = a(n_t) + c(m_t),   a(n) = line through a_0, a_1, ... at n = 0, 1, 3, 7, ..., 2^j - 1;   constant beyond
+
+    n_t, m_t: tokens before and after t. Shapes: tables `[2, k]`, a and c (real), mask `[b, t]`, True on the first
+    tokens of each row -> `[b, t]`; whatever stands where the mask is False means nothing.
+
+    >>> tables = torch.tensor([[0.0, 1.0, 2.0], [5.0, 0.0, 0.0]])
+    >>> place_bias(tables, torch.ones(1, 4, dtype=torch.bool)).tolist()
+    [[0.0, 1.0, 1.5849624872207642, 7.0]]
+    """
+    before = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
+    after = (mask.sum(1, keepdim=True) - 1 - before).clamp(min=0)
+    steps = torch.stack([before, after]).add(1).log2().clamp(max=tables.shape[1] - 1)  # [2, b, t]
+    knot = steps.long().clamp(max=tables.shape[1] - 2)
+    left, right = (tables.gather(1, knots.flatten(1)).view(knot.shape) for knots in (knot, knot + 1))
+    return torch.lerp(left, right, (steps - knot).to(tables.dtype)).sum(0)
+
+
 def token_network(inputs: int, layers: tuple[int, ...], outputs: int) -> nn.Sequential:
     """Return fully connected layers with ReLU that are applied to each token alone: [*, inputs] -> [*, outputs].
+
+    Matrices begin at He's scale, sqrt(2 / inputs of the layer), so that what comes out is as large as what goes in,
+    however many layers there are. At torch's default scale three layers leave a fifteenth of it, little beside the
+    biases, and with some seeds a narrow network learned hardly more than one direction.
 
     >>> token_network(100, (64, 32), 1)(torch.randn(2, 7, 100)).shape
     torch.Size([2, 7, 1])
@@ -124,7 +163,12 @@ def token_network(inputs: int, layers: tuple[int, ...], outputs: int) -> nn.Sequ
     parts: list[nn.Module] = []
     for before, after in pairwise((inputs, *layers)):
         parts += [nn.Linear(before, after), nn.ReLU()]
-    return nn.Sequential(*parts, nn.Linear((inputs, *layers)[-1], outputs))
+    parts.append(nn.Linear((inputs, *layers)[-1], outputs))
+    for layer in parts:
+        if isinstance(layer, nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+    return nn.Sequential(*parts)
 
 
 class TokenScorer(nn.Module):
@@ -143,8 +187,7 @@ class TokenScorer(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(words + 1, config.embedding)
-        # small, so that a word seen a few times says little
-        nn.init.normal_(self.embedding.weight, std=0.1)
+        nn.init.normal_(self.embedding.weight, std=VECTOR_SCALE)
         self.dropout = nn.Dropout(config.dropout)
         if config.is_recurrent:
             cell = Elman if config.model == "rnn" else GRU
@@ -153,6 +196,8 @@ class TokenScorer(nn.Module):
         else:
             if config.model == "local-attention":
                 self.attention = LocalAttention(config.embedding, config.window, config.heads, config.dropout)
+                if config.knows_place:
+                    self.place = nn.Parameter(torch.zeros(2, _DOUBLINGS))
             outputs = 2 if config.is_weighted else 1
             self.head = token_network(config.embedding, config.layers, outputs)
 
@@ -188,6 +233,15 @@ class TokenScorer(nn.Module):
                 outputs.append(self._outputs(x, mask[:, part])[:, begin - first : begin - first + piece])
         return self._weighed(torch.cat(outputs, 1), mask)
 
+    @torch.no_grad()
+    def add_bias(self, bias: float) -> None:
+        """Add a number to every score, and so to the logit of every text that has words; not of recurrent models."""
+        if not isinstance(self.head, nn.Sequential):
+            raise RequestError(f"scores of {self.config.model} are changes of a logit; no number can be added to each")
+        output = self.head[-1]
+        assert isinstance(output, nn.Linear)
+        output.bias[0] += bias
+
     def _outputs(self, x: Tensor, mask: Tensor) -> Tensor:
         """What is said of each token of x `[b, t, e]` by the words around it: f and, where weights are learned, g."""
         return self.head(self.attention(x, mask) if self.config.model == "local-attention" else x)
@@ -197,5 +251,11 @@ class TokenScorer(nn.Module):
         first = outputs[..., 0]
         if self.config.is_recurrent:
             return TokenScores(logit_changes(first, mask), mask.to(first.dtype))
-        weights = softmax(outputs[..., 1], 1, mask) if self.config.is_weighted else normalise(mask.to(first.dtype), 1)
+        if not self.config.is_weighted:
+            weights = normalise(mask.to(first.dtype), 1)
+        else:
+            loudness = outputs[..., 1]
+            if self.config.knows_place:
+                loudness = loudness + place_bias(self.place, mask)
+            weights = softmax(loudness, 1, mask)
         return TokenScores(torch.where(mask, first, 0), weights)
