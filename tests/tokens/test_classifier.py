@@ -545,16 +545,14 @@ def test_a_text_of_up_to_a_million_words(model, words, fitted):
     assert found.logit == pytest.approx(long - edges + edges * 4000 / words, abs=1e-3)
 
 
-@pytest.mark.parametrize("model", ["token-mlp", "weighted-mlp", "local-attention"])
+@pytest.mark.parametrize("model", MODELS)
 def test_probabilities_are_right_on_average_however_much_was_left_out_in_training(model):
-    texts, labels = reviews(300)
-    few = [
-        text for text, label in zip(texts, labels, strict=True) if label or len(text) % 3 == 0
-    ]  # classes of unlike size
-    said = [label for text, label in zip(texts, labels, strict=True) if label or len(text) % 3 == 0]
-    hard = replace(config(model, word_dropout=0.5), scorer=ScorerConfig(model, embedding=10, layers=(16,), heads=2))
-    found = SentimentClassifier(config=hard).fit(few, said).predict_proba(few)[:, 1]
-    assert found.mean() == pytest.approx(np.mean(said), abs=1e-4)
+    both = [(text, label) for text, label in zip(*reviews(300), strict=True) if label or len(text) % 3 == 0]
+    texts, labels = zip(*both, strict=True)  # classes of unlike size
+    scorer = ScorerConfig(model, embedding=10, hidden=16, layers=(16,), heads=2)
+    hard = replace(config(model, word_dropout=0.5), scorer=scorer)
+    found = SentimentClassifier(config=hard).fit(texts, labels).predict_proba(texts)[:, 1]
+    assert found.mean() == pytest.approx(np.mean(labels), abs=1e-4)
 
 
 @pytest.mark.parametrize("shift", [-30.0, 0.0, 2.0])

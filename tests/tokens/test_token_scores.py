@@ -170,13 +170,14 @@ def test_place_moves_weights_of_local_attention_and_no_score():
 @pytest.mark.parametrize("model", MODELS)
 def test_a_bias_is_added_to_the_logit_of_every_text_that_has_words(model):
     scorer, (ids, lengths) = tiny(model), ragged()
-    if scorer.config.is_recurrent:
-        with pytest.raises(RequestError, match="changes of a logit"):
-            scorer.add_bias(0.5)
-        return
-    before = scorer(ids, lengths).logits
+    before = scorer(ids, lengths)
     scorer.add_bias(0.5)
-    assert torch.allclose(scorer(ids, lengths).logits, before + 0.5, rtol=1e-12)
+    found = scorer(ids, lengths)
+    assert torch.allclose(found.logits, before.logits + 0.5, rtol=1e-12)
+    if scorer.config.is_recurrent:  # the first word bears it
+        assert torch.allclose(found.scores[:, 0], before.scores[:, 0] + 0.5, rtol=1e-12)
+        assert torch.allclose(found.scores[:, 1:], before.scores[:, 1:], rtol=1e-9)
+    assert not scorer(ids[:, :1], torch.tensor([0, 0, 0, 0])).logits.any()
 
 
 def test_logit_changes_are_differences_that_stop_with_the_text():

@@ -124,10 +124,10 @@ def learn(
 ) -> History:
     """Teach a model which of two classes each sequence has (`targets` 0 or 1, `[n]`), by binary cross-entropy.
 
-    Every epoch draws other neighbours; the epoch that is best on the held-out texts is kept. At last the bias of the
-    scores is settled (`settling_bias`): the words and channels that dropout left out are back, and what ReLU and
-    softmax make of all of them is not what they made of a part on average. Recurrent scores have no bias. "items" in
-    the records are real tokens. Raises what `weigher.train.fit` raises.
+    Every epoch draws other neighbours; the epoch that is best on the held-out texts is kept. At last the bias is
+    settled (`settling_bias`): the words and channels that dropout left out are back, and what a network makes of all of
+    them is not what it made of a part on average. "items" in the records are real tokens. Raises what
+    `weigher.train.fit` raises.
     """
     rng = np.random.default_rng([config.seed, 0])
     order, count = rng.permutation(len(corpus)), config.held_out_of(len(corpus))
@@ -153,8 +153,7 @@ def learn(
         return settling_bias(decide(scorer, corpus, few), targets[few])
 
     def validate(scorer: TokenScorer) -> Mapping[str, float]:
-        settled = 0.0 if config.scorer.is_recurrent else bias_of(scorer)
-        logits = torch.from_numpy(decide(scorer, corpus, held) + settled)
+        logits = torch.from_numpy(decide(scorer, corpus, held) + bias_of(scorer))
         loss = F.binary_cross_entropy_with_logits(logits, labels[torch.from_numpy(held)].double()).item()
         accuracy = ((logits.numpy() > 0) == targets[held]).mean()
         return {"score": -loss, "accuracy": float(accuracy)}
@@ -184,8 +183,7 @@ def learn(
         device=device,
         progress=progress,
     )
-    if not config.scorer.is_recurrent:
-        model.add_bias(bias_of(model))
+    model.add_bias(bias_of(model))
     return history
 
 

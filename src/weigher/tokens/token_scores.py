@@ -3,17 +3,18 @@
     logit = sum_t w_t s_t,   P(positive) = sigmoid(logit)
 
     model             s_t, what word t says                       w_t, how much it counts
-    rnn, gru          v.h_t - v.h_{t-1}: how it moves the logit    1
+    rnn, gru          l_t - l_{t-1}: how it moves the logit        1
     token-mlp         f(x_t), each word alone                      1 / t
     weighted-mlp      f(x_t)                                       softmax_t g(x_t)
     local-attention   f(y_t), y: the words around t                softmax_t (g(y_t) + p_t)
 
-    x  [b, t, e]  word vectors, learned      h  [b, t, hidden]  states of a recurrence, h_0 = 0
+    x  [b, t, e]  word vectors, learned      l  [b, t]  v.h_t + c, h_t: states of a recurrence; l_0 = 0
     y  [b, t, e]  x + windowed attention     f, g  two outputs of one small network, applied to each word
-    p  [b, t]     place: a(words before t) + c(words after t), learned; reviewers conclude at the end
+    p  [b, t]     place: a(words before t) + d(words after t), learned; reviewers conclude at the end
 
-The recurrent models classify by their last state: v.h_t - v.h_0 is what their scores add up to. No output has a bias
-that belongs to no word, so a text without words has the logit 0, and the scores leave nothing unexplained.
+The recurrent models classify by their last state: l_t is what their scores add up to, and the first word bears the
+bias c. No output has a bias that belongs to no word, so a text without words has the logit 0, and the scores leave
+nothing unexplained.
 
 Source: an exercise of a course on deep learning; attention over words as Yang et al. 2016, "Hierarchical
 attention networks". What differs: the scores of the recurrent models, several heads and learned distances in the
@@ -133,9 +134,9 @@ def logit_changes(logits: Float[Tensor, "b t"], mask: Bool[Tensor, "b t"]) -> Fl
 def place_bias(tables: Float[Tensor, "2 k"], mask: Bool[Tensor, "b t"]) -> Float[Tensor, "b t"]:
     """Return what the place of a token adds to its weight before the softmax, from tables over doublings of distance.
 
-        p_t = a(n_t) + c(m_t),   a(n) = line through a_0, a_1, ... at n = 0, 1, 3, 7, ..., 2^j - 1;   constant beyond
+        p_t = a(n_t) + d(m_t),   a(n) = line through a_0, a_1, ... at n = 0, 1, 3, 7, ..., 2^j - 1;   constant beyond
 
-    n_t, m_t: tokens before and after t. Shapes: tables `[2, k]`, a and c (real), mask `[b, t]`, True on the first
+    n_t, m_t: tokens before and after t. Shapes: tables `[2, k]`, a and d (real), mask `[b, t]`, True on the first
     tokens of each row -> `[b, t]`; whatever stands where the mask is False means nothing.
 
     >>> tables = torch.tensor([[0.0, 1.0, 2.0], [5.0, 0.0, 0.0]])
@@ -192,7 +193,7 @@ class TokenScorer(nn.Module):
         if config.is_recurrent:
             cell = Elman if config.model == "rnn" else GRU
             self.recurrence = cell(config.embedding, config.hidden)
-            self.head: nn.Module = nn.Linear(config.hidden, 1, bias=False)
+            self.head = nn.Sequential(nn.Linear(config.hidden, 1))
         else:
             if config.model == "local-attention":
                 self.attention = LocalAttention(config.embedding, config.window, config.heads, config.dropout)
@@ -235,9 +236,7 @@ class TokenScorer(nn.Module):
 
     @torch.no_grad()
     def add_bias(self, bias: float) -> None:
-        """Add a number to every score, and so to the logit of every text that has words; not of recurrent models."""
-        if not isinstance(self.head, nn.Sequential):
-            raise RequestError(f"scores of {self.config.model} are changes of a logit; no number can be added to each")
+        """Add a number to the logit of every text that has words: to each score, or to the first (rnn, gru)."""
         output = self.head[-1]
         assert isinstance(output, nn.Linear)
         output.bias[0] += bias
