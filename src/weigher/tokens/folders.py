@@ -24,7 +24,7 @@ from weigher.tokens.token_scores import ScorerConfig, TokenScorer
 from weigher.tokens.words import KnownIds, Vocabulary
 from weigher.train.state import load_weights
 
-_FORMAT, _VOCABULARY = "weigher.token-scores.1", "vocabulary.json"
+_FORMAT, _VOCABULARY = "weigher.token-scores.2", "vocabulary.json"
 
 
 @dataclass(frozen=True, eq=False)
