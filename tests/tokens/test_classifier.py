@@ -540,9 +540,10 @@ def test_a_text_of_up_to_a_million_words(model, words, fitted):
     classifier, text = fitted(model), "the film was good ! "
     found = classifier.explain(text * (words // 5))
     assert len(found.tokens) == words
-    short, long = classifier.decision_function([text * 400, text * 800])
-    edges = short - long  # b / 4000
-    assert found.logit == pytest.approx(long - edges + edges * 4000 / words, abs=1e-3)
+    times = 400 if model == "gru" else 100
+    short, long = classifier.decision_function([text * times, text * 2 * times])
+    edges = short - long  # b / (10 times)
+    assert found.logit == pytest.approx(long - edges + edges * 10 * times / words, abs=1e-3)
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -10,7 +10,7 @@ Behaviour is a table of its own: the exercise's two sentences, and forty negatio
 deletion and insertion, by the models' own scores, integrated gradients and leave-one-out.
 
 small: 2,000 reviews of each file, two sizes, one shape, two windows; about 15 minutes for three seeds on two cores.
-full: all reviews, sizes, shapes and windows; about three and a half hours for three seeds on one core.
+full: all reviews, sizes, shapes and windows; about four hours for three seeds on one core.
 """
 
 from __future__ import annotations
