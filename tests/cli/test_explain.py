@@ -3,10 +3,13 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import typing
+import unicodedata
 
+import numpy as np
 import pytest
 
 from weigher.cli import run_folder, tokens
@@ -168,6 +171,33 @@ def test_letters_that_the_output_does_not_know_are_question_marks(model):
     assert b"contribution" in done.stdout
 
 
+def test_a_terminal_that_knows_colours_gets_them(model):
+    """In a process of its own, blue and orange of the strongest words; the colours are those of `_mixed`."""
+    program = "import sys; from weigher.cli.main import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "explain", str(model), "good film bad"]
+    coloured = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    coloured |= {"FORCE_COLOR": "1", "COLORTERM": "truecolor", "TERM": "xterm-256color"}
+    done = subprocess.run(command, capture_output=True, text=True, env=coloured, check=False)
+    assert done.returncode == 0, done.stderr
+    shown = {word: re.search(rf"48;2;(\d+);\d+;(\d+)m{word}\x1b\[0m", done.stdout) for word in ("good", "film", "bad")}
+    red, blue = ({word: int(found[part]) for word, found in shown.items()} for part in (1, 2))
+    assert blue["good"] > red["good"]
+    assert red["bad"] > blue["bad"]
+    assert red["film"] > red["good"]
+
+
+def test_a_terminal_gets_no_command_from_a_text_or_a_label(model, tmp_path, capsys):
+    loaded = SentimentClassifier.from_pretrained(model)
+    loaded.classes_ = np.array(["neg", "p\x1b[5mos"])
+    loaded.save_pretrained(tmp_path / "spoilt")
+    assert main(["explain", str(tmp_path / "spoilt"), "a good\x1b[2J film \x9b31m\x07!"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("p\ufffd[5mos (")
+    assert "a good\ufffd[2J film \ufffd31m\ufffd!" in out
+    assert "\ufffd (unknown)" in out
+    assert not {unicodedata.category(sign) for sign in out if sign != "\n"} & {"Cc"}
+
+
 def test_an_answer_that_is_no_number_is_told(model, tmp_path, capsys):
     loaded = SentimentClassifier.from_pretrained(model)
     loaded.model_.embedding.weight.data.fill_(float("nan"))
@@ -198,12 +228,14 @@ def test_a_learning_rate_that_cannot_be_is_told_before_the_work(rate, texts, tmp
     assert not run.exists()
 
 
-def test_a_run_tells_the_settings_that_its_vectors_brought_about(texts, tmp_path):
+def test_a_run_tells_the_settings_that_its_vectors_brought_about_and_needs_them_to_go_on(texts, tmp_path, capsys):
     (tmp_path / "v.txt").write_text("good 1 2 3\nbad 3 2 1\n")
     options = ["--vectors", str(tmp_path / "v.txt"), "--epochs", "1", "--quiet"]
     assert main(["tokens", str(texts), "--out", str(tmp_path / "run"), *options]) == 0
     scorer = json.loads((tmp_path / "run" / "config.json").read_text())["scorer"]
     assert (scorer["embedding"], scorer["heads"]) == (3, 3)
+    assert main(["tokens", str(texts), "--out", str(tmp_path / "run"), *options[2:], "--resume"]) == 2
+    assert "began with given word vectors, and now none are given" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,15 @@ def test_byte_order_marks_blank_lines_and_booleans(tmp_path):
     assert read_texts(path).labels == ("1", "one")  # all numbers, or none
 
 
+@pytest.mark.parametrize("labels", [("01", "1"), ("1_0", "10"), ("+1", "1"), ("-0", "0"), ("\u0661", "1")])
+def test_labels_of_csv_that_python_alone_takes_for_one_number_are_two_words(tmp_path, labels):
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\n" + "".join(f"good,{label}\n" for label in labels), encoding="utf-8")
+    assert read_texts(path).labels == labels
+    path.write_text("text,label\na,-1\nb,10\n")
+    assert read_texts(path).labels == (-1, 10)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

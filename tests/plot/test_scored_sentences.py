@@ -1,6 +1,7 @@
 """The picture of scored words: one row a sentence, wrapped where it is long, whatever the words hold."""
 
 import math
+import re
 
 import pytest
 
@@ -20,6 +21,16 @@ def test_any_words_can_be_drawn_and_rows_make_the_picture_taller(tmp_path):
         scored_sentences(tmp_path / f"{count}.png", [one] * count, title="words")
         sizes.append(_height(tmp_path / f"{count}.png"))
     assert sizes[1] > sizes[0] + 200
+
+
+def test_blue_is_for_and_orange_against_and_the_strongest_word_has_the_full_colour(tmp_path):
+    picture, (blue, orange) = tmp_path / "words.svg", ("#0072b2", "#d55e00")
+    scored_sentences(picture, [ScoredSentence("m", ("good", "so", "bad"), (2.0, 1.0, -4.0))], title="words")
+    drawn = picture.read_text(encoding="utf-8")
+    boxes = re.findall(r"fill: (#\w{6}); fill-opacity: ([\d.]+)", drawn)
+    assert boxes == [(blue, "0.375"), (blue, "0.1875"), (orange, "0.75")]
+    assert f'"fill: {orange}"' in drawn  # of the answer, which is negative
+    assert f'"fill: {blue}"' not in drawn
 
 
 def test_long_sentences_go_on_in_the_next_line():

@@ -79,14 +79,18 @@ def test_where_words_are_alone_all_honest_ways_agree_but_for_a_constant():
     assert np.allclose(found[GRADIENTS], found[OUT], atol=0.02)
 
 
-def test_areas_of_a_model_of_single_words_are_those_of_its_sorted_sum():
+@pytest.mark.parametrize("turned", [False, True])
+def test_areas_of_a_model_of_single_words_are_those_of_its_sorted_sum(turned):
     model, ids = scorer(), np.arange(20)
     with torch.no_grad():
+        for parameter in model.head[-1].parameters():
+            parameter.mul_(-1 if turned else 1)  # the other class is predicted
         scores = model(torch.arange(21)[None], torch.tensor([21])).scores[0].numpy()
     worth = (scores[:20] - scores[20]) / 20
-    towards = worth if scores[:20].sum() > 0 else -worth
-    order = np.argsort(-towards, kind="stable")
     sign = 1 if scores[:20].sum() > 0 else -1
+    assert sign == (-1 if turned else 1)
+    towards = sign * worth
+    order = np.argsort(-towards, kind="stable")
     deleted = [sign * (scores[:20].mean() - worth[order[: round(share * 20)]].sum()) for share in SHARES]
     inserted = [sign * (scores[20] + worth[order[: round(share * 20)]].sum()) for share in SHARES]
     expected = [np.trapezoid(1 / (1 + np.exp(-np.array(logits))), SHARES) for logits in (deleted, inserted)]

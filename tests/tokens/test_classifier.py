@@ -1,5 +1,6 @@
 """The estimator: it learns, explains what adds up, takes any tokens, keeps its word on disk, and refuses bad input."""
 
+import copy
 import html
 import json
 from dataclasses import replace
@@ -17,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from weigher.errors import RequestError, WeigherError
+from weigher.tokens import cooccurrence, learning
 from weigher.tokens.classifier import SentimentClassifier
 from weigher.tokens.cooccurrence import neighbour_vectors
 from weigher.tokens.inputs import two_classes
@@ -75,7 +77,7 @@ def test_every_model_learns_and_its_words_add_up(model, fitted):
     for text, logit in zip(texts[:20], logits, strict=False):
         found = classifier.explain(text)
         assert found.tokens == tuple(text.split())
-        assert sum(found.weights * found.scores) == pytest.approx(found.logit, abs=1e-12)
+        assert sum(found.weights * found.scores) == pytest.approx(logit, abs=1e-5)
         assert found.logit == pytest.approx(logit, abs=1e-5)
         assert found.probability == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-6)
         assert found.weights.sum() == pytest.approx(len(found.tokens) if model in ("rnn", "gru") else 1, abs=1e-6)
@@ -354,18 +356,6 @@ def test_without_given_vectors_words_with_like_neighbours_begin_alike(as_ids):
     assert not torch.allclose(anywhere[:count], wanted, atol=0.05)
 
 
-def test_what_is_kept_is_the_mean_of_the_last_weights():
-    texts, labels = reviews(60)
-
-    def weights(**more):
-        settings = config(epochs=2, held_out=0.0, **more)
-        return SentimentClassifier(config=settings).fit(texts, labels).model_.state_dict()
-
-    last, mean, whole = weights(averaged=0.0), weights(averaged=0.3), weights(averaged=1.0)
-    for one, other in ((last, mean), (mean, whole), (last, whole)):
-        assert not torch.allclose(one["head.0.weight"], other["head.0.weight"])
-
-
 def test_vectors_that_are_given_are_where_learning_begins(tmp_path):
     texts, labels = reviews(60)
     lines = [f"{word} {i}.5 -1 2 0\n" for i, word in enumerate((*GOOD, *BAD, "unheard"))]
@@ -450,6 +440,10 @@ def test_empty_texts_in_training_are_no_fault():
         (["a a", "b b"], np.array(5), None, "the labels are ndarray"),
         ([[0, 1], [0.5]], [0, 1], None, r"texts\[1\] is list \[0.5\]"),
         ([[0, -1], [2]], [0, 1], None, "sequence 0 holds the id -1"),
+        ([[0], [2**63]], [0, 1], None, r"texts\[1\] holds the id 9223372036854775808; give whole numbers below 2\^63"),
+        ([[0], [1, 2**64]], [0, 1], None, r"texts\[1\] is list .* whole numbers below 2\^63"),
+        (np.full((2, 3), 2**63 + 1, np.uint64), [0, 1], [3, 3], r"ids hold 9223372036854775809; .* below 2\^63"),
+        (np.zeros((2, 3), int), [0, 1], np.array([3, 2**63], np.uint64), "lengths hold 9223372036854775808"),
         (np.zeros((2, 3), int), [0, 1], None, "without lengths"),
         (np.zeros((2, 3), int), [0, 1], [3], "2 rows of ids and 1 lengths"),
         (np.zeros((2, 3), int), [0, 1], [3, 4], r"lengths\[1\] is 4"),
@@ -528,22 +522,42 @@ def test_numpy_s_values_in_a_list_are_plain_ones(labels, plain):
         two_classes([np.int64(1), np.float64(0.5)], 2)
 
 
+def calm(classifier):
+    """The same, or for an rnn one whose state cannot grow beyond a float32."""
+    if classifier.config.scorer.model == "rnn":
+        classifier = copy.deepcopy(classifier)
+        classifier.model_.recurrence.state_weight.data.copy_(0.5 * torch.eye(16))
+    return classifier
+
+
 @pytest.mark.parametrize(
     ("model", "words"),
-    [("token-mlp", 100_000), ("weighted-mlp", 100_000), ("local-attention", 1_000_000), ("gru", 10_000)],
+    [
+        *(("token-mlp", 100_000), ("weighted-mlp", 100_000), ("local-attention", 1_000_000)),
+        *(("gru", 100_000), ("rnn", 100_000)),
+    ],
 )
 def test_a_text_of_up_to_a_million_words(model, words, fitted):
     """It says the same again and again: a mean over T words, of which the edges alone differ, is a + b / T.
 
     A state that runs around in circles has settled after 2,000 words.
     """
-    classifier, text = fitted(model), "the film was good ! "
+    classifier, text = calm(fitted(model)), "the film was good ! "
     found = classifier.explain(text * (words // 5))
     assert len(found.tokens) == words
-    times = 400 if model == "gru" else 100
+    times = 400 if model in ("gru", "rnn") else 100
     short, long = classifier.decision_function([text * times, text * 2 * times])
     edges = short - long  # b / (10 times)
-    assert found.logit == pytest.approx(long - edges + edges * 10 * times / words, abs=1e-3)
+    rounding = 5e-3 if model == "rnn" else 1e-3  # of 100,000 changes of a logit, the same few again and again
+    assert found.logit == pytest.approx(long - edges + edges * 10 * times / words, abs=rounding)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_long_text_beside_a_short_one_is_what_it_is_alone(model, fitted):
+    classifier, text = calm(fitted(model)), "the film was good ! " * (learning._PIECE // 5 + 100)
+    together = classifier.decision_function([text, "bad"])
+    for logit, alone in zip(together, (text, "bad"), strict=True):
+        assert logit == pytest.approx(classifier.explain(alone).logit, rel=1e-4, abs=1e-4)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -603,14 +617,6 @@ def test_weights_that_are_no_numbers_are_told(model):
     assert classifier.predict_proba([""]).tolist() == [[0.5, 0.5]]
 
 
-def test_a_very_long_text_in_training_is_read_up_to_its_limit():
-    texts, labels = reviews(60)
-    classifier = SentimentClassifier(config=config("gru", epochs=1, longest=50)).fit(
-        ["good " * 300_000, *texts], [1, *labels]
-    )
-    assert np.isfinite(classifier.decision_function(["good " * 2000])).all()
-
-
 def test_a_stopped_run_goes_on_to_the_same_model(tmp_path):
     texts, labels = reviews(80)
     whole = SentimentClassifier(config=config(epochs=3)).fit(texts, labels)
@@ -650,10 +656,21 @@ def test_held_out_texts_choose_the_epoch():
     assert not SentimentClassifier(config=config(epochs=1)).fit(texts[:99], labels[:99]).history_.validation
 
 
-def test_progress_is_told():
-    stages = set()
+def test_progress_is_told_of_every_stage_to_its_end(monkeypatch):
+    monkeypatch.setattr(cooccurrence, "_DENSE", 2)  # more tokens than these get their first vectors step by step
+    told = []
     texts, labels = reviews(60)
     classifier = SentimentClassifier(config=config(epochs=1))
-    classifier.fit(texts, labels, progress=lambda stage, done, total: stages.add(stage))
-    classifier.predict_proba(texts, progress=lambda stage, done, total: stages.add(stage))
-    assert stages == {"words", "train", "apply"}
+    classifier.fit(texts, labels, progress=lambda *what: told.append(what))
+    assert list(dict.fromkeys(stage for stage, *_ in told)) == [
+        "words",
+        "neighbours",
+        "first vectors",
+        "train",
+        "settle",
+    ]
+    assert [done for stage, done, _ in told if stage == "neighbours"] == [1, 2, 3, 4, 5]
+    classifier.predict_proba(texts, progress=lambda *what: told.append(what))
+    ends = {stage: (done, total) for stage, done, total in told}
+    assert all(done == total for done, total in ends.values())
+    assert (ends["settle"], ends["apply"]) == ((60, 60), (60, 60))

@@ -59,6 +59,15 @@ def test_colours_say_for_and_against_and_how_much():
     assert not colours["good"].italic
 
 
+def test_a_terminal_obeys_no_sign_of_a_text_and_words_keep_their_places():
+    text = "\x1b[31mgood\x07\tfilm\r\n\x9b2J not\x96bad\x7f\rso\u00e9\x00"
+    words = [text[word.start : word.end] for word in locate_words(text)]
+    shown = explained(text, np.linspace(-1, 1, len(words))).to_rich()
+    assert shown.plain == "\ufffd[31mgood\ufffd\tfilm \n\ufffd2J not\ufffdbad\ufffd\ufffdso\u00e9\ufffd"
+    spans = [shown.plain[span.start : span.end] for span in shown.spans]
+    assert spans == ["".join("\ufffd" if sign in "\x1b\x07\x9b\x96\x7f\0" else sign for sign in word) for word in words]
+
+
 class _Reader(HTMLParser):
     def __init__(self):
         super().__init__()

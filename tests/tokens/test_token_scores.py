@@ -12,9 +12,9 @@ from weigher.errors import RequestError
 from weigher.tokens.token_scores import MODELS, ScorerConfig, TokenScorer, logit_changes, place_bias, token_network
 
 
-def tiny(model, words=20, dropout=0.0, seed=0):
+def tiny(model, words=20, dropout=0.0, seed=0, place=True):
     torch.manual_seed(seed)
-    config = ScorerConfig(model, embedding=6, hidden=5, layers=(16, 8), heads=2, dropout=dropout)
+    config = ScorerConfig(model, embedding=6, hidden=5, layers=(16, 8), heads=2, dropout=dropout, place=place)
     scorer = TokenScorer(words, config).double().eval()
     nn.init.normal_(scorer.embedding.weight)
     for name, parameter in scorer.named_parameters():
@@ -32,10 +32,9 @@ def ragged():
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_scores_add_up_and_padding_says_nothing(model):
+def test_padding_says_nothing(model):
     scorer, (ids, lengths) = tiny(model), ragged()
     found = scorer(ids, lengths)
-    assert torch.allclose(found.logits, (found.weights * found.scores).sum(1), rtol=0, atol=0)
     for row, length in enumerate(lengths.tolist()):
         assert not found.scores[row, length:].any()
         assert not found.weights[row, length:].any()
@@ -46,6 +45,36 @@ def test_scores_add_up_and_padding_says_nothing(model):
         assert torch.equal(found.weights, (torch.arange(40) < lengths[:, None]).double())
     else:
         assert torch.allclose(found.weights.sum(1), torch.ones(4, dtype=torch.float64))
+
+
+def by_the_formulas(scorer, ids):
+    """Scores and weights of one text from the two outputs of its network, in numpy."""
+    x = scorer.embedding(ids)[None]
+    outputs = scorer.head(scorer.attention(x) if scorer.config.model == "local-attention" else x)[0].numpy()
+    if scorer.config.model == "token-mlp":
+        return outputs[:, 0], np.full(len(ids), 1 / len(ids))
+    loudness, before = outputs[:, 1], np.arange(len(ids))
+    if scorer.config.model == "local-attention" and scorer.config.place:
+        for table, distance in zip(scorer.place.numpy(), (before, before[::-1]), strict=True):
+            loudness = loudness + np.interp(np.log2(1 + distance), np.arange(len(table)), table)
+    exponents = np.exp(loudness - loudness.max())
+    return outputs[:, 0], exponents / exponents.sum()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("model", "place"),
+    [("token-mlp", True), ("weighted-mlp", True), ("local-attention", True), ("local-attention", False)],
+)
+def test_scores_and_weights_are_those_of_the_formulas_and_add_up_to_the_logit(model, place):
+    scorer, (ids, lengths) = tiny(model, place=place), ragged()
+    found = scorer(ids, lengths)
+    for row, length in enumerate(lengths.tolist()):
+        scores, weights = by_the_formulas(scorer, ids[row, :length])
+        assert found.scores[row, :length].numpy() == pytest.approx(scores, rel=1e-12, abs=1e-12)
+        assert found.weights[row, :length].numpy() == pytest.approx(weights, rel=1e-5)  # places are read in float32
+        assert found.logits[row].item() == pytest.approx((weights * scores).sum(), abs=1e-5)
+        assert (np.ptp(weights) > 1e-3) == (model != "token-mlp" and length > 1)
 
 
 @pytest.mark.parametrize("layers", [(512,), (512, 256, 256), (512, 256, 256, 256, 256)])
@@ -64,13 +93,6 @@ def test_recurrent_scores_add_up_to_what_the_last_state_says(model):
     states = scorer.recurrence(scorer.embedding(ids))
     last = states[torch.arange(4), lengths - 1]
     assert torch.allclose(scorer(ids, lengths).logits, scorer.head(last)[:, 0], rtol=1e-12, atol=1e-12)
-
-
-def test_weights_of_the_token_mlp_are_equal_and_learned_ones_are_not():
-    ids, lengths = ragged()
-    assert torch.allclose(tiny("token-mlp")(ids, lengths).weights[1, :17], torch.tensor(1 / 17, dtype=torch.float64))
-    for model in ("weighted-mlp", "local-attention"):
-        assert tiny(model)(ids, lengths).weights[1, :17].std() > 1e-3
 
 
 def test_a_word_alone_says_the_same_anywhere_only_without_context():
@@ -202,11 +224,16 @@ def test_dropout_is_for_training_alone(model):
         ({"layers": (8, 0)}, r"layers\[1\] = 0"),
         ({"window": 4}, "odd number"),
         ({"dropout": 1.0}, "dropout = 1.0"),
+        ({"embedding": 12}, "5 heads do not divide 12 channels evenly"),
     ],
 )
 def test_sizes_that_cannot_be_are_refused(wrong, message):
     with pytest.raises(RequestError, match=message):
         ScorerConfig(**wrong)
+
+
+def test_heads_are_those_of_local_attention_alone():
+    assert ScorerConfig("weighted-mlp", embedding=12).heads == 5
 
 
 def test_lengths_beyond_the_batch_are_refused():

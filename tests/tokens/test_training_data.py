@@ -14,11 +14,11 @@ TEXTS = ["a good film", "a bad film", "so good !", "so bad !"] * 10
 LABELS = ["pos", "neg"] * 20
 
 
-def fit(folder, texts=TEXTS, labels=LABELS, *, resume=False, scorer=None, **settings):
+def fit(folder, texts=TEXTS, labels=LABELS, *, resume=False, scorer=None, vectors=None, **settings):
     scorer = ScorerConfig("token-mlp", **{"embedding": 6, "layers": (4,), **(scorer or {})})
     settings = {"epochs": 2, "batch": 8, **settings}
     classifier = SentimentClassifier(config=ClassifierConfig(scorer=scorer, **settings), device="cpu")
-    return classifier.fit(texts, labels, run_dir=folder, resume=resume)
+    return classifier.fit(texts, labels, run_dir=folder, resume=resume, vectors=vectors)
 
 
 def test_the_same_texts_and_settings_go_on(tmp_path):
@@ -56,6 +56,44 @@ def test_another_run_is_refused_and_nothing_is_written(given, message, tmp_path)
     with pytest.raises(RequestError, match="holds a run already"):
         fit(tmp_path, **given)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.fixture
+def vectors(tmp_path):
+    """Files of vectors for words of the texts: two of the usual width, one of another, and none."""
+    contents = {
+        "some": "good 1 2 3 4 5 6\nbad 6 5 4 3 2 1\n",
+        "others": "good 1 2 3 4 5 6\nbad 6 5 4 3 2 1.5\n",
+        "wide": "good 1 2 3 4 5 6 7\nbad 7 6 5 4 3 2 1\n",
+        "swapped": "unheard 1 1 1 1 1 1\nbad 6 5 4 3 2 1\ngood 1 2 3 4 5 6\n",
+    }
+    for name, content in contents.items():
+        (tmp_path / f"{name}.txt").write_text(content)
+    return {None: None} | {name: tmp_path / f"{name}.txt" for name in contents}
+
+
+@pytest.mark.parametrize(
+    ("began", "now", "message"),
+    [
+        (None, "some", "began with no word vectors, and now some are given; resume with those it began with"),
+        (None, "wide", "began with no word vectors, and now some are given"),
+        ("some", None, "began with given word vectors, and now none are given"),
+        ("wide", None, "began with given word vectors, and now none are given"),
+        ("some", "others", "began with given word vectors, and now others are given"),
+        ("some", "wide", "began with given word vectors, and now others are given"),
+    ],
+)
+def test_other_vectors_are_refused(began, now, message, vectors, tmp_path):
+    fit(tmp_path / "run", vectors=vectors[began])
+    with pytest.raises(RequestError, match=message):
+        fit(tmp_path / "run", vectors=vectors[now], resume=True)
+
+
+def test_the_same_vectors_go_on_in_whatever_order_they_stand(vectors, tmp_path):
+    fit(tmp_path / "run", vectors=vectors["some"])
+    fit(tmp_path / "run", vectors=vectors["swapped"], resume=True)
+    with pytest.raises(RequestError, match="not the same texts"):  # the vectors are not blamed for other texts
+        fit(tmp_path / "run", [text.replace("bad", "dull") for text in TEXTS], vectors=vectors["some"], resume=True)
 
 
 def test_ids_are_told_apart_as_well(tmp_path):

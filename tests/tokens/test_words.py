@@ -37,6 +37,7 @@ from weigher.tokens.words import KnownIds, Vocabulary, Word, locate_words, split
         ),  # iota is no mark, though one mark is iota written small
         ("\u0301 \ufe0f\u200d\u00ad", ["\u0301"]),  # a mark on nothing is seen, the others are not
         ("caf\u0065\u0301s' _\u0301", ["cafés", "'", "_\u0301"]),
+        ("good\x96bad \x1b[0m\x85\x1f", ["good", "\x96", "bad", "\x1b", "[", "0m"]),  # control characters are words
         (" \n\t", []),
         ("", []),
     ],

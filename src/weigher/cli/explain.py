@@ -44,6 +44,7 @@ def run(options: Options) -> int:
     from weigher.io.atomic import writing
     from weigher.io.folders import CONFIG
     from weigher.tokens.classifier import SentimentClassifier
+    from weigher.tokens.explanation import printable
 
     if (options.model / "model" / CONFIG).is_file():
         raise RequestError(f"{options.model} is the folder of a run; give its model, {options.model / 'model'}")
@@ -60,7 +61,7 @@ def run(options: Options) -> int:
     likely = max(explanation.probability, 1 - explanation.probability)
     verdict = f"{explanation.prediction} ({likely:.1%}, logit {explanation.logit:+.3f})"
     with out.capture() as captured:
-        out.print(verdict, markup=False, highlight=False)
+        out.print(printable(verdict), markup=False, highlight=False)
         out.print(explanation.to_rich())
         if explanation.tokens:
             out.print(_table(explanation))
@@ -85,6 +86,8 @@ def _table(explanation: Explanation) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
+    from weigher.tokens.explanation import printable
+
     order = np.arange(len(explanation.tokens))
     title = None
     if len(order) > SHOWN:
@@ -94,7 +97,7 @@ def _table(explanation: Explanation) -> Table:
     for header in ("score", "weight", "contribution"):
         table.add_column(header, justify="right")
     for i in order:
-        word = escape(explanation.tokens[i]) + ("" if explanation.known[i] else " (unknown)")
+        word = escape(printable(explanation.tokens[i])) + ("" if explanation.known[i] else " (unknown)")
         figures = (explanation.scores[i], explanation.weights[i], explanation.contributions[i])
         # significant digits: among a million words a weight is a millionth
         table.add_row(word, f"{figures[0]:+.3f}", f"{figures[1]:#.3g}", f"{figures[2]:+#.3g}")

@@ -22,7 +22,8 @@ class Options:
     """Learn which words count from texts with labels of two kinds; every word then carries a score."""
 
     data: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATA")]
-    """Texts: parquet, CSV or JSON lines with the columns text and label."""
+    """Texts: parquet, CSV or JSON lines with the columns text and label. The first 1,000 words of each are learned
+    from."""
     out: Annotated[Path, tyro.conf.arg(metavar="RUN")]
     """Folder for the settings, metrics, checkpoints and, at the end, the model (RUN/model)."""
     model: Literal["rnn", "gru", "token-mlp", "weighted-mlp", "local-attention"] = "local-attention"

@@ -35,8 +35,8 @@ def read_texts(path: str | os.PathLike[str]) -> LabelledTexts:
 
     By the name's ending: `.parquet` (needs the extra `parquet`), `.csv` with a header, `.jsonl` or `.ndjson` with
     {"text": ..., "label": ...} on each line. UTF-8, with or without a byte-order mark. A label is a whole number, true
-    or false, or a word; in CSV labels are numbers where all of them read as such. Other columns are not heeded. An
-    empty text is a text.
+    or false, or a word; in CSV labels are numbers where all of them are written as numbers are, and words otherwise (01
+    and 1 are two words). Other columns are not heeded. An empty text is a text.
 
     Raises TextsError, naming lines (rows of a parquet file, from 1), for a file that is missing, of another kind, not
     UTF-8, damaged, without these columns or without rows, for rows without a text or a label, and for numbers and words
@@ -165,11 +165,15 @@ def _check_columns(names: list[str], where: str) -> None:
 
 
 def _as_numbers(labels: list[Label]) -> tuple[Label, ...]:
-    """Labels of a CSV file as whole numbers, where all of them are; as they stand otherwise."""
+    """Labels of a CSV file as whole numbers, where all of them are; as they stand otherwise.
+
+    Python reads 01 and 1_0 as numbers, too, which would make one label of two.
+    """
     try:
-        return tuple(int(label) for label in labels)
+        numbers = [int(label) for label in labels]
     except ValueError:
         return tuple(labels)
+    return tuple(numbers if [str(number) for number in numbers] == labels else labels)
 
 
 def _brief(value: object) -> str:

@@ -5,7 +5,9 @@
 
 The area under a curve, over the share of words from 0 to 1, is small for deletion and large for insertion where the
 order is right. An unknown word stands in for one that is taken away, so that the places of the others do not change; it
-is the baseline of integrated gradients, too. Source: Petsiuk, Das, Saenko 2018, arXiv 1806.07421 (the curves);
+is the baseline of integrated gradients, too. The own score of the first word of a recurrent model holds the bias of the
+answer, which moves that word in the order. The study of token scores asks reviews of 20 to 200 tokens alone, so that
+nothing is said of longer ones. Source: Petsiuk, Das, Saenko 2018, arXiv 1806.07421 (the curves);
 Sundararajan, Taly, Yan 2017, arXiv 1703.01365 (integrated gradients, here captum's).
 """
 

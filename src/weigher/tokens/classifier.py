@@ -125,8 +125,8 @@ class SentimentClassifier:
 
         `vectors` is a text file of vectors to begin with (GloVe, word2vec), those of known words; all then have its
         width, and attention the largest number of heads, up to the configured one, that divides it. In `run_dir` go
-        metrics and checkpoints, from which `resume` goes on with the same texts, labels and settings. `data` is the
-        name of the texts for the model card. Raises RequestError for what cannot be learned from or resumed,
+        metrics and checkpoints, from which `resume` goes on with the same texts, labels, settings and vectors. `data`
+        is the name of the texts for the model card. Raises RequestError for what cannot be learned from or resumed,
         WeigherError where training fails.
         """
         given: Any = listed(texts) if lengths is None else texts
@@ -161,14 +161,19 @@ class SentimentClassifier:
             start[torch.from_numpy(known.ids(list(first)))] = torch.from_numpy(np.stack(list(first.values())))
         elif config.neighbours:
             found = neighbour_vectors(
-                corpus, len(known), config.scorer.embedding, window=config.neighbours, seed=config.seed
+                corpus,
+                len(known),
+                config.scorer.embedding,
+                window=config.neighbours,
+                seed=config.seed,
+                progress=progress,
             )
             placed = torch.from_numpy(np.flatnonzero(found.any(1)))
             start[placed] = VECTOR_SCALE * torch.from_numpy(found)[placed]
         folder = None if run_dir is None else Path(run_dir)
         if folder is not None:
             names = known.words if isinstance(known, Vocabulary) else known.ids.tolist()
-            keep_data(folder, TrainingData.of(classes, corpus, targets, names, config), resume=resume)
+            keep_data(folder, TrainingData.of(classes, corpus, targets, names, config, vectors=first), resume=resume)
         self.history_ = learn(
             model,
             corpus,

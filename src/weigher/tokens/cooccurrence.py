@@ -14,6 +14,7 @@ Musco and Musco 2015, arXiv 1504.05477 (the singular vectors of a large matrix, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from scipy import sparse
 
 from weigher.errors import RequestError
 from weigher.tokens.sequences import Sequences
+
+Progress = Callable[[str, int, int], None]
 
 _TOKENS = 5_000_000  # of a part of the corpus that is counted at once
 _POWER = 0.75
@@ -30,11 +33,11 @@ _SPARE = 10  # vectors more than are asked for, so that the last ones that are d
 _PRODUCTS = 7  # of the matrix with each vector: the sizes found of 10,000 tokens are then within 0.2 % of S
 
 
-def count_neighbours(corpus: Sequences, tokens: int, window: int) -> sparse.csr_array:
+def count_neighbours(corpus: Sequences, tokens: int, window: int, progress: Progress | None = None) -> sparse.csr_array:
     """Return how often each token stands near each other one, c of the header, symmetric float64 `[tokens, tokens]`.
 
-    Ids from `tokens` on, unknown words, take up a place and count for nothing. Raises RequestError where no neighbour
-    is near enough to count (a window below 1).
+    Ids from `tokens` on, unknown words, take up a place and count for nothing. `progress` gets "neighbours", done,
+    total. Raises RequestError where no neighbour is near enough to count (a window below 1).
 
     >>> count_neighbours(Sequences.of([[0, 1, 1], [2, 0]]), 3, window=2).toarray().tolist()
     [[0.0, 1.5, 1.0], [1.5, 2.0, 0.0], [1.0, 0.0, 0.0]]
@@ -43,7 +46,8 @@ def count_neighbours(corpus: Sequences, tokens: int, window: int) -> sparse.csr_
         raise RequestError(f"window = {window}; words have neighbours from 1 place away on")
     counts = sparse.csr_array((tokens, tokens))
     texts = np.repeat(np.arange(len(corpus)), corpus.lengths)
-    for begin in range(0, len(corpus.tokens), _TOKENS):
+    begins = range(0, len(corpus.tokens), _TOKENS)
+    for number, begin in enumerate(begins):
         part = slice(begin, begin + _TOKENS + window)  # pairs whose first token is in this part
         ids, owners = corpus.tokens[part], texts[part]
         for distance in range(1, min(window, len(ids) - 1) + 1):
@@ -51,6 +55,8 @@ def count_neighbours(corpus: Sequences, tokens: int, window: int) -> sparse.csr_
             near = (owners[:-distance] == owners[distance:])[:_TOKENS] & (first < tokens) & (second < tokens)
             weights = np.full(int(near.sum()), 1 / distance)
             counts = counts + sparse.coo_array((weights, (first[near], second[near])), shape=counts.shape).tocsr()
+            if progress is not None:
+                progress("neighbours", number * window + distance, len(begins) * window)
     return counts + counts.T
 
 
@@ -70,11 +76,19 @@ def positive_information(counts: sparse.csr_array) -> sparse.csr_array:
     return sparse.csr_array((information[above], (row[above], column[above])), shape=counts.shape)
 
 
-def neighbour_vectors(corpus: Sequences, tokens: int, width: int, *, window: int = 5, seed: int = 0) -> np.ndarray:
+def neighbour_vectors(
+    corpus: Sequences,
+    tokens: int,
+    width: int,
+    *,
+    window: int = 5,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> np.ndarray:
     """Return a vector for each token, float32 `[tokens, width]`, each of length sqrt(width).
 
     The 50,000 most frequent tokens are placed; the others, and those without neighbours, have zeros. Channels that few
-    tokens do not need are 0.
+    tokens do not need are 0. `progress` gets what `count_neighbours` and `first_singular` tell.
 
     >>> vectors = neighbour_vectors(Sequences.of([[0, 2], [1, 2]]), tokens=3, width=4)
     >>> bool(np.allclose(vectors[0], vectors[1], atol=1e-6)), bool(abs(vectors[0] @ vectors[2]) < 1e-6)
@@ -85,12 +99,12 @@ def neighbour_vectors(corpus: Sequences, tokens: int, width: int, *, window: int
     place = np.full(max(tokens, int(corpus.tokens.max(initial=0)) + 1), count)
     place[frequent] = np.arange(count)
     known = Sequences(place[corpus.tokens], corpus.offsets)
-    information = positive_information(count_neighbours(known, count, window))
+    information = positive_information(count_neighbours(known, count, window, progress))
     vectors = np.zeros((tokens, width), np.float32)
     if not information.nnz:
         return vectors
     near = np.flatnonzero(np.diff(information.indptr))  # tokens with neighbours: the rows of all others are 0
-    left, sizes = first_singular(information[near], width, seed=seed)
+    left, sizes = first_singular(information[near], width, seed=seed, progress=progress)
     found = left * np.sqrt(sizes)
     lengths = np.linalg.norm(found, axis=1, keepdims=True)
     is_placed = lengths > 1e-6 * np.sqrt(sizes[0])  # what rounding left of nothing is not scaled up
@@ -99,14 +113,17 @@ def neighbour_vectors(corpus: Sequences, tokens: int, width: int, *, window: int
     return vectors
 
 
-def first_singular(matrix: sparse.csr_array, width: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def first_singular(
+    matrix: sparse.csr_array, width: int, *, seed: int = 0, progress: Progress | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the first left singular vectors `[n, k]` of a matrix `[n, m]` and their sizes `[k]`, the largest first.
 
         space of  [A X, A A^T A X, (A A^T)^2 A X, ...],   X random [m, k + spare];   there, all of SVD
 
     k is `width`, or fewer where the matrix has fewer rows or columns. A matrix of up to 500 rows is decomposed as a
-    whole. A rank below k does no harm: a decomposition by reflections (QR) fills up the space, and with the same seed
-    it does so in the same way, where a Lanczos iteration as ARPACK's goes on from new random numbers of its own.
+    whole; of a larger one `progress` gets "first vectors", done, total. A rank below k does no harm: a decomposition by
+    reflections (QR) fills up the space, and with the same seed it does so in the same way, where a Lanczos iteration as
+    ARPACK's goes on from new random numbers of its own.
 
     >>> left, sizes = first_singular(sparse.csr_array(np.diag([1.0, 3.0, 2.0])), 2)
     >>> abs(left).round(3).tolist(), sizes.round(3).tolist()
@@ -126,6 +143,8 @@ def first_singular(matrix: sparse.csr_array, width: int, *, seed: int = 0) -> tu
         y = np.linalg.qr(matrix @ x)[0]  # in each block, or the largest would drown the others
         space[:, first : first + block] = y
         x = turned @ y
+        if progress is not None:
+            progress("first vectors", first + block, space.shape[1])
     space = np.linalg.qr(space)[0]
     # A ~ space (A^T space)^T = space R^T Q^T, so that the right singular vectors of R are the left ones of A
     _, sizes, right = np.linalg.svd(np.linalg.qr(turned @ space, mode="r"))

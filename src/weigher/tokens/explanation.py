@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _FOR, _AGAINST = (0, 114, 178), (213, 94, 0)  # blue and orange (Okabe and Ito 2008): told apart by the colour-blind too
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # Unicode's category Cc but for the tab and the line feed
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +56,11 @@ class Explanation:
 
     @property
     def prediction(self) -> Label:
-        """The likelier class, the label that `predict` gives."""
+        """The likelier class, the label that `predict` gives.
+
+        Here one text is summed in float64, there padded ones in float32: with a logit within about 1e-6 of 0, or 1e-5
+        where a recurrent model has read thousands of words, the two may differ.
+        """
         return self.classes[int(self.logit > 0)]
 
     def to_dict(self) -> dict[str, object]:
@@ -72,17 +78,21 @@ class Explanation:
         }
 
     def to_rich(self) -> Text:
-        """Return the text for a terminal: blue speaks for the second class, orange against it; unknown words slant."""
+        """Return the text for a terminal: blue speaks for the second class, orange against it; unknown words slant.
+
+        Control characters are replaced (`printable`).
+        """
         from rich.style import Style
         from rich.text import Text
 
-        shown, end = Text(), 0
-        for token, place, known, strength in zip(self.tokens, self.places, self.known, self._strengths(), strict=True):
+        shown, text, end = Text(), printable(self.text), 0
+        for place, known, strength in zip(self.places, self.known, self._strengths(), strict=True):
             red, green, blue = _mixed(strength)
-            shown.append(self.text[end : place[0]])
-            shown.append(token, Style(color="#000000", bgcolor=f"#{red:02x}{green:02x}{blue:02x}", italic=not known))
+            style = Style(color="#000000", bgcolor=f"#{red:02x}{green:02x}{blue:02x}", italic=not known)
+            shown.append(text[end : place[0]])
+            shown.append(text[slice(*place)], style)
             end = place[1]
-        return shown.append(self.text[end:])
+        return shown.append(text[end:])
 
     def to_html(self) -> str:
         """Return a page of its own, without scripts; the text is escaped, and each word's figures show on pointing."""
@@ -108,6 +118,15 @@ class Explanation:
     def _strengths(self) -> np.ndarray:
         """Contributions from -1 to 1: the largest has the full colour."""
         return self.contributions / max(np.abs(self.contributions).max(initial=0.0), np.finfo(float).tiny)
+
+
+def printable(text: str) -> str:
+    r"""Return a text as a terminal may show it: signs that it would obey, such as ESC, are replaced one by one.
+
+    >>> printable("good\x1b[2J film\r\n\tbad")
+    'good�[2J film \n\tbad'
+    """
+    return _CONTROL.sub("\ufffd", text.replace("\r\n", " \n"))
 
 
 def _mixed(strength: float) -> tuple[int, int, int]:

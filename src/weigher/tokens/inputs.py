@@ -59,7 +59,7 @@ def split_all(texts: Sequence[str], progress: Callable[[str, int, int], None] | 
 def sequences_of(ids: Any, lengths: Any = None) -> Sequences:
     """Return ids as sequences: padded `[n, t]` with their lengths `[n]`, or a list of lists without.
 
-    Raises RequestError where they are no whole numbers, are negative, or do not fit the lengths.
+    Raises RequestError where they are no whole numbers, are negative or not below 2^63, or do not fit the lengths.
 
     >>> sequences_of([[3, 1, 0], [2, 0, 0]], [2, 1]).tokens.tolist()
     [3, 1, 2]
@@ -123,9 +123,9 @@ def _rows(ids: Any) -> list[np.ndarray]:
             array = np.asarray(None)
         if array.ndim != 1 or not (len(array) == 0 or np.issubdtype(array.dtype, np.integer)):
             raise RequestError(
-                f"texts[{place}] is {_named(row)}; needed are texts throughout, or lists of whole numbers"
+                f"texts[{place}] is {_named(row)}; needed are texts throughout, or lists of whole numbers below 2^63"
             )
-        rows.append(array)
+        rows.append(_signed(array, f"texts[{place}] holds the id"))
     return rows
 
 
@@ -147,6 +147,15 @@ def _whole(values: Any, name: str, shape: str) -> np.ndarray:
         raise RequestError(f"{name} are rows of unequal lengths; pad them, or give them without lengths") from error
     if array.ndim != shape.count(",") + 1 or not np.issubdtype(array.dtype, np.integer):
         raise RequestError(
-            f"{name} of shape {list(array.shape)} and type {array.dtype} are given; needed are whole numbers {shape}"
+            f"{name} of shape {list(array.shape)} and type {array.dtype} are given; needed are whole numbers {shape} "
+            "below 2^63"
         )
+    return _signed(array, f"{name} hold")
+
+
+def _signed(array: np.ndarray, holds: str) -> np.ndarray:
+    """Whole numbers as int64; those from 2^63 on would turn into negative ones."""
+    largest = int(array.max(initial=0))
+    if largest >= 2**63:
+        raise RequestError(f"{holds} {largest}; give whole numbers below 2^63")
     return array.astype(np.int64)

@@ -58,7 +58,8 @@ class ClassifierConfig:
     """Share of the texts that choose the best epoch and are not learned from; none where these are under 20. Where
     weights are averaged, only epochs that end with their mean compete."""
     longest: int = 1000
-    """Training reads this many tokens of a text; what is applied reads all."""
+    """Training reads the first so many tokens of a text, and takes the last of these for its end; a model that is
+    applied reads all."""
     seed: int = 0
     """Seed of everything that is drawn; 0 or more."""
 
@@ -148,9 +149,9 @@ def learn(
         loss = F.binary_cross_entropy_with_logits(scorer(ids, counts).logits, wanted)
         return {"loss": loss, "items": counts.sum()}
 
-    def bias_of(scorer: TokenScorer) -> float:
+    def bias_of(scorer: TokenScorer, progress: Progress | None = None) -> float:
         few = rows[:_SETTLED_BY]
-        return settling_bias(decide(scorer, corpus, few), targets[few])
+        return settling_bias(decide(scorer, corpus, few, progress, stage="settle"), targets[few])
 
     def validate(scorer: TokenScorer) -> Mapping[str, float]:
         logits = torch.from_numpy(decide(scorer, corpus, held) + bias_of(scorer))
@@ -183,7 +184,7 @@ def learn(
         device=device,
         progress=progress,
     )
-    model.add_bias(bias_of(model))
+    model.add_bias(bias_of(model, progress))
     return history
 
 
@@ -196,11 +197,16 @@ def read_tokens(model: TokenScorer, ids: Tensor, lengths: Tensor) -> TokenScores
 
 
 def decide(
-    model: TokenScorer, corpus: Sequences, rows: np.ndarray | None = None, progress: Progress | None = None
+    model: TokenScorer,
+    corpus: Sequences,
+    rows: np.ndarray | None = None,
+    progress: Progress | None = None,
+    *,
+    stage: str = "apply",
 ) -> np.ndarray:
     """Return the logits of sequences (all, or some `rows`) in evaluation mode, float64 `[n]`; 0 for an empty one.
 
-    Raises WeigherError, naming the sequence, for a logit that is not finite.
+    `progress` gets `stage`, done, total. Raises WeigherError, naming the sequence, for a logit that is not finite.
 
     >>> decide(TokenScorer(9, ScorerConfig()), Sequences.of([[1, 2], []])).shape
     (2,)
@@ -217,7 +223,7 @@ def decide(
             if len(broken):
                 raise no_finite_logit(model, f"texts[{broken[0]}]", int(corpus.lengths[broken[0]]))
             if progress is not None:
-                progress("apply", done, len(rows))
+                progress(stage, done, len(rows))
     finally:
         model.train(was_training)
     return logits

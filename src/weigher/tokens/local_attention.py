@@ -8,8 +8,8 @@
 The queries are cut into blocks of B = max(16, 2 r). A block is multiplied by its own keys and r more on either side, so
 that t (B + 2 r) scores are held where full attention holds t^2. Where no gradient is needed, PyTorch's fused attention
 works on the blocks, 1.0 to 1.7 times as fast on one core. Training multiplies matrices, because the bias needs its
-gradient, which the fused kernel does not give: asked for it, PyTorch multiplies matrices, too, 0.9 to 1.4 times as fast
-as `by_products` (`benchmarks/windowed_attention.py`, both kept results).
+gradient, which the fused kernel of the CPU does not give: asked for it, PyTorch multiplies matrices there, too, 0.9 to
+1.4 times as fast as `by_products` (`benchmarks/windowed_attention.py`, both kept results).
 
 Source: Beltagy, Peters, Cohan 2020, arXiv 2004.05150 (sliding window); Shaw, Uszkoreit, Vaswani 2018, arXiv 1803.02155
 (relative positions; here one number for each head and distance, as Raffel et al. 2020, arXiv 1910.10683).
@@ -42,6 +42,12 @@ def window_radius(window: int) -> int:
     if window < 1 or window % 2 == 0:
         raise RequestError(f"window = {window}; attention needs an odd number of tokens, the middle one and its sides")
     return window // 2
+
+
+def check_heads(embedding: int, heads: int) -> None:
+    """Raise RequestError where the channels of a word vector cannot be dealt out to the heads evenly."""
+    if embedding % heads:
+        raise RequestError(f"{heads} heads do not divide {embedding} channels evenly; change one of the two")
 
 
 def windowed_attention(
@@ -160,8 +166,7 @@ class LocalAttention(nn.Module):
     def __init__(self, embedding: int, window: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
         window_radius(window)
-        if embedding % heads:
-            raise RequestError(f"{heads} heads do not divide {embedding} channels evenly; change one of the two")
+        check_heads(embedding, heads)
         self.window, self.heads = window, heads
         self.project = nn.Linear(embedding, 3 * embedding)
         self.out = nn.Linear(embedding, embedding)

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from weigher.core.weights import length_mask, normalise, softmax
 from weigher.errors import RequestError
-from weigher.tokens.local_attention import LocalAttention, window_radius
+from weigher.tokens.local_attention import LocalAttention, check_heads, window_radius
 from weigher.tokens.recurrent import GRU, Elman
 
 if TYPE_CHECKING:
@@ -83,6 +83,8 @@ class ScorerConfig:
         if not 0 <= self.dropout < 1:
             raise RequestError(f"dropout = {self.dropout}; a share from 0 to below 1 is needed")
         window_radius(self.window)
+        if self.model == "local-attention":
+            check_heads(self.embedding, self.heads)
 
     @property
     def is_recurrent(self) -> bool:

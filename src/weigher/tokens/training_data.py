@@ -1,10 +1,10 @@
-"""What a run was trained on and how, kept beside it, so that it is not resumed with other texts, labels or settings."""
+"""What a run was trained on and how, kept beside it: with other texts, labels, settings or vectors none goes on."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,21 @@ from weigher.tokens.learning import ClassifierConfig
 from weigher.tokens.sequences import Sequences
 
 DATA = "texts.json"
+_NONE = "none"
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The classes, the number of texts, a hash of their tokens and labels as training sees them, and all settings."""
+    """The classes, the number of texts, a hash of their tokens and labels as training sees them, and all settings.
+
+    `vectors` is a hash of the given word vectors that training begins with, or "none".
+    """
 
     classes: tuple[Label, Label]
     texts: int
     sha256: str
     settings: dict[str, Any]
+    vectors: str
 
     @classmethod
     def of(
@@ -38,19 +43,25 @@ class TrainingData:
         targets: np.ndarray,
         known: Sequence[Label],
         config: ClassifierConfig,
+        *,
+        vectors: Mapping[str, np.ndarray],
     ) -> TrainingData:
-        """Take numbered texts with their targets `[n]`, and the words or ids that the numbers stand for."""
+        """Take numbered texts with their targets `[n]`, and the words or ids that the numbers stand for.
+
+        `vectors` are those found for words, none where training begins without.
+        """
         found = hashlib.sha256(json.dumps(list(known)).encode())
         for numbers in (corpus.offsets, corpus.tokens, targets):
             found.update(numbers.astype("<i8").tobytes())
-        return cls(classes, len(corpus), found.hexdigest(), _flat(json.loads(json.dumps(asdict(config)))))
+        settings = _flat(json.loads(json.dumps(asdict(config))))
+        return cls(classes, len(corpus), found.hexdigest(), settings, _hash_of(vectors))
 
 
 def keep_data(run_dir: Path, told: TrainingData, *, resume: bool) -> None:
     """Keep what is told in the folder of a new run.
 
     Raises RequestError where the folder holds a run that is not to be resumed, and where one is to be resumed that is
-    no such run, or that began with other texts, labels or settings.
+    no such run, or that began with other texts, labels, settings or vectors.
     """
     path, last = run_dir / DATA, run_dir / "last.safetensors"
     if not resume:
@@ -66,9 +77,18 @@ def keep_data(run_dir: Path, told: TrainingData, *, resume: bool) -> None:
         )
     plain = read_json(path)
     try:
-        before = TrainingData(tuple(plain["classes"]), plain["texts"], plain["sha256"], dict(plain["settings"]))
+        before = TrainingData(**{**plain, "classes": tuple(plain["classes"]), "settings": dict(plain["settings"])})
     except (KeyError, TypeError, ValueError) as error:
-        raise RequestError(f"{path} is damaged ({error!r}); begin another run in a new folder") from error
+        raise RequestError(
+            f"{path} is damaged, or of another version ({error!r}); begin another run in a new folder"
+        ) from error
+    if before.sha256 == told.sha256 and before.vectors != told.vectors:  # first: the width of vectors is a setting, too
+        began, now = ("no", "some") if before.vectors == _NONE else ("given", "others")
+        now = "none" if told.vectors == _NONE else now
+        raise RequestError(
+            f"{run_dir} began with {began} word vectors, and now {now} are given; resume with those it began with, or "
+            "begin another run"
+        )
     names = [name for name in told.settings if before.settings.get(name) != told.settings[name]]
     if names:
         shown = ", ".join(f"{name} = {before.settings.get(name)} (now {told.settings[name]})" for name in names)
@@ -79,6 +99,16 @@ def keep_data(run_dir: Path, told: TrainingData, *, resume: bool) -> None:
             f"these {told.texts}, labelled {told.classes[0]!r} or {told.classes[1]!r}, are not the same texts with the "
             "same labels in the same order; resume with those it began with"
         )
+
+
+def _hash_of(vectors: Mapping[str, np.ndarray]) -> str:
+    """A hash of words and their vectors, in whatever order they were found."""
+    if not vectors:
+        return _NONE
+    found = hashlib.sha256(json.dumps(sorted(vectors)).encode())
+    for word in sorted(vectors):
+        found.update(vectors[word].astype("<f4").tobytes())
+    return found.hexdigest()
 
 
 def _flat(plain: dict[str, Any]) -> dict[str, Any]:

@@ -4,9 +4,10 @@ The rule, in this order: `<br />` is white space; a run of letters and digits is
 'm at its end are words of their own, so that "didn't" is "did" and "n't", as in the Penn Treebank and in GloVe's word
 lists; any other visible sign is a word. Marks (accents, vowel signs of Hindi or Arabic) belong to the sign before them.
 What is not seen is passed over: format characters (Unicode's category Cf: the soft hyphen, joiners, byte-order marks)
-and variation selectors; the zero-width space is white space. Case is dropped, and words are composed (NFC): "é" is the
-same letter whether it was typed as one sign or as two. Languages that write no spaces need a tokeniser of their own:
-give the classifier ids instead of texts.
+and variation selectors; the zero-width space is white space. Control characters that are no white space are words of
+their own: in texts read in a wrong encoding they stand where dashes and quotes stood, and part words as these do. Case
+is dropped, and words are composed (NFC): "é" is the same letter whether it was typed as one sign or as two. Languages
+that write no spaces need a tokeniser of their own: give the classifier ids instead of texts.
 """
 
 from __future__ import annotations
