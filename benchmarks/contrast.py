@@ -6,9 +6,9 @@
 pytorch-metric-learning's `NTXentLoss`, left out where it is not installed. Each figure comes from a process of its own,
 so that its peak memory is its own: what it holds above what it held before. A way that would need more than
 --most-gigabytes is left out. The other losses of the library, with the settings that they come with, have no peer here:
-both terms of `align-uniform`, `relic` (InfoNCE in both directions and its penalty), and `swav` (its prototypes and
-codes, from two views). --largest adds one step of InfoNCE in one direction, of that many rows of 128 numbers:
-100,000 are to fit in 2 GB, where the matrix alone would take 40.
+both terms of `align-uniform`, `relic` (InfoNCE in both directions and its penalty), `swav` (its prototypes and codes,
+from two views), and `seqclr` (of n windows, 10 to a sequence, without a head). --largest adds one step of InfoNCE in
+one direction, of that many rows of 128 numbers: 100,000 are to fit in 2 GB, where the matrix alone would take 40.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from rich.table import Table
 BATCHES, QUICK = (64, 256, 1024, 4096, 16_384), (32, 64)
 WIDTHS, QUICK_WIDTHS = (64, 128, 512), (8,)
 WAYS = ("own", "whole", "pml")
-OTHERS = ("align-uniform", "relic", "swav")
+OTHERS = ("align-uniform", "relic", "swav", "seqclr")
+WINDOWS = 10
 TEMPERATURE = 0.2
 
 
@@ -56,9 +57,15 @@ def figure(what: dict[str, Any]) -> dict[str, Any]:
 
     from weigher.core.contrast import info_nce, unit
     from weigher.pairs.methods import LossConfig, pair_loss
+    from weigher.pairs.seqclr import SeqCLRConfig, SeqCLRLoss
 
     torch.manual_seed(0)
-    other = pair_loss(what["way"], LossConfig(), what["width"]) if what["way"] in OTHERS else None
+    n, width, other = what["n"], what["width"], None
+    shape = (n, width)
+    if what["way"] == "seqclr":
+        other, shape = SeqCLRLoss(SeqCLRConfig("window", WINDOWS, "none"), width), (n // WINDOWS, WINDOWS, width)
+    elif what["way"] in OTHERS:
+        other = pair_loss(what["way"], LossConfig(), width)
 
     def step(views: Any) -> Any:
         leaves = [view.detach().requires_grad_() for view in views]
@@ -71,7 +78,7 @@ def figure(what: dict[str, Any]) -> dict[str, Any]:
         one.backward()
         return one
 
-    views = [unit(torch.randn(what["n"], what["width"])) for _ in range(2)]
+    views = [unit(torch.randn(shape)) for _ in range(2)]
     step([view[:128] for view in views])  # what is loaded at first use counts for nobody
     figures, found = timed(lambda: step(views), what["rounds"])
     return {**figures, "loss": found.item()}

@@ -95,6 +95,14 @@ def test_a_mask_that_would_broadcast_over_the_wrong_axis_is_refused(name):
         apply_weight(torch.ones(4, 4, 4), **given)
 
 
+@pytest.mark.parametrize("name", ["mask", "weight"])
+@pytest.mark.parametrize("shape", [(6, 1), (7, 3), (7, 0)])
+def test_what_does_not_broadcast_is_refused(name, shape):
+    given = {name: torch.ones(shape, dtype=torch.bool)}
+    with pytest.raises(RequestError, match=rf"{name} of shape \[{shape[0]}, {shape[1]}\].*\[7, 4\].*or 1"):
+        apply_weight(torch.ones(7, 4), **given)
+
+
 def test_softmax_with_nothing_left_and_with_scores_of_minus_infinity():
     scores = torch.tensor([[0.0, -INF], [-INF, -INF], [7.0, 7.0]], requires_grad=True)
     mask = torch.tensor([[True, True], [True, True], [False, False]])

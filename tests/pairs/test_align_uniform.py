@@ -279,6 +279,26 @@ def test_equally_crowded_rows_reach_the_bound():
     assert limit.loss == pytest.approx(limit.bound, abs=1e-12)
 
 
+@pytest.mark.parametrize("far", [10.0, 100.0])
+def test_distances_of_rows_far_from_0_keep_their_digits(far):
+    rows = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)) + far
+
+    def figures(x):
+        return log_potential(x, t=0.5), crowding(x, t=0.5), joint_uniformity(x[:9], 0.5, None, (x, torch.ones(20)))
+
+    for found, expected in zip(figures(rows), figures(rows.double()), strict=True):
+        torch.testing.assert_close(found.double(), expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("queue", [None, torch.eye(3, dtype=torch.bfloat16)])
+def test_uniformity_of_half_precision_keeps_the_digits_of_single(queue):
+    rows = torch.randn(30, 3, generator=torch.Generator().manual_seed(0)).bfloat16()
+    found = uniformity(rows, queue=queue)
+    assert found.dtype == torch.float32
+    wide = uniformity(rows.double(), queue=None if queue is None else queue.double())
+    assert found.item() == pytest.approx(wide.item(), abs=1e-5)
+
+
 BAD = torch.tensor([[1.0, 0.0], [float("nan"), 0.0]])
 
 
@@ -298,6 +318,11 @@ BAD = torch.tensor([[1.0, 0.0], [float("nan"), 0.0]])
         (lambda: alignment(torch.eye(3), torch.eye(2)), r"\[3, 3\] and \[2, 2\]"),
         (lambda: alignment(torch.eye(2), torch.eye(2), -1.0), "alpha = -1.0"),
         (lambda: alignment(torch.eye(2), BAD), "NaN"),
+        (lambda: uniformity(torch.eye(2), queue=torch.ones(0, 2)), "the queue needs at least one point, these are 0"),
+        (lambda: uniformity(torch.ones(0, 2), queue=torch.eye(2)), "uniformity needs at least one point, these are 0"),
+        (lambda: uniformity(torch.eye(2), queue=BAD), "the queue: 1 of 2 rows hold NaN"),
+        (lambda: pair_distances(torch.eye(3), torch.eye(3), weight=torch.ones(2)), r"weight of shape \[2, 1\]"),
+        (lambda: crowding(torch.eye(3), weight=torch.ones(2)), r"weight of shape \[2, 1\]"),
         (lambda: alignment(torch.ones(0, 2), torch.ones(0, 2)), "at least one pair"),
         (lambda: AlignUniformConfig(align_weight=-1.0), "align_weight = -1.0"),
         (lambda: AlignUniformConfig(0.0, 0.0), "one above"),

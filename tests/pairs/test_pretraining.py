@@ -1,5 +1,6 @@
 """The small self-supervised loop: it learns, it can be resumed bit for bit, and any loss of pairs plugs into it."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -261,6 +262,9 @@ def test_every_image_is_seen_once_an_epoch_and_views_of_a_pair_differ():
     assert all(torch.equal(a.mean(1).round(), b.mean(1).round()) and not torch.equal(a, b) for a, b in seen)
 
 
+DEAD = torch.tensor([[1.0, 0.0, 0.0], [math.nan, 0.0, 0.0], [0.0, 0.0, 1.0]])
+
+
 @pytest.mark.parametrize(
     ("call", "said"),
     [
@@ -275,6 +279,11 @@ def test_every_image_is_seen_once_an_epoch_and_views_of_a_pair_differ():
         (lambda: linear_probe(torch.eye(2), torch.tensor([0])), "2 rows"),
         (lambda: linear_probe(torch.eye(2), torch.tensor([0, -1])), "from 0"),
         (lambda: nearest_labels(torch.eye(3), torch.arange(3), k=3), "3 nearest of 2"),
+        (lambda: nearest_labels(torch.eye(3), torch.arange(2), k=1), "3 rows of features and 2 labels"),
+        (lambda: nearest_labels(torch.eye(3), torch.arange(3), DEAD, k=1), "row 1 of the queries holds NaN"),
+        (lambda: nearest_labels(DEAD, torch.arange(3), k=1), "row 1 of the features holds NaN"),
+        (lambda: linear_probe(DEAD, torch.arange(3)), "row 1 of the features holds NaN"),
+        (lambda: linear_probe(torch.eye(3), torch.arange(3)).accuracy(DEAD, torch.arange(3)), "row 1 of the features"),
         (lambda: ViewConfig(gain=2.0), "gain = 2.0"),
     ],
 )

@@ -57,7 +57,8 @@ def test_a_saved_queue_goes_on_where_it_was():
         (lambda: EmbeddingQueue(0, 3), "0 rows of 3"),
         (lambda: EmbeddingQueue(4, 3).push(torch.zeros(2, 5)), r"\[2, 5\] for a queue of 3"),
         (lambda: EmbeddingQueue(4, 3).push(torch.zeros(3)), r"\[3\]"),
-        (lambda: EmbeddingQueue(4, 3).push(torch.zeros(2, 3), torch.ones(3)), "weights for 2 rows"),
+        (lambda: EmbeddingQueue(4, 3).push(torch.zeros(2, 3), torch.ones(3)), r"weight of shape \[3\]"),
+        (lambda: EmbeddingQueue(4, 3).push(torch.zeros(2, 3), torch.tensor([1.0, -1.0])), "weight -1 at"),
         (lambda: EmbeddingQueue(4, 3).push(torch.full((2, 3), math.inf)), "NaN or infinity"),
     ],
 )

@@ -252,6 +252,18 @@ def test_a_step_of_training_draws_pairs_together():
     assert values[-1] < values[0] - 1
 
 
+@pytest.mark.parametrize("mapping", MAPPINGS)
+def test_a_sequence_of_weight_0_may_have_any_length(mapping):
+    first, second = drawn(b=4)
+    loss = SeqCLRLoss(SeqCLRConfig(mapping, windows=3), features=4).double()
+    weight = torch.tensor([[1.0], [0.0], [2.0], [0.0]])
+    there = loss(first, second, torch.tensor([9, 2, 7, 0]), weight=weight)
+    kept = weight[:, 0] > 0
+    alone = loss(first[kept], second[kept], torch.tensor([9, 7]), weight=weight[kept])
+    torch.testing.assert_close(there["loss"], alone["loss"])
+    assert there["instances"] == alone["instances"]
+
+
 @pytest.mark.parametrize(
     ("call", "said"),
     [
@@ -276,6 +288,7 @@ def test_a_step_of_training_draws_pairs_together():
         (lambda: instance_losses(torch.ones(2, 3, 4), torch.ones(2, 4, 4)), r"\[2, 3, 4\] and \[2, 4, 4\]"),
         (lambda: instance_losses(torch.ones(2, 3, 4), torch.ones(2, 3, 4), weight=torch.ones(2)), r"weight of shape"),
         (lambda: plain("frame")(*torch.ones(2, 2, 1, 4), weight=torch.eye(2)[:, :1]), "this batch has 1;"),
+        (lambda: plain("all")(*torch.ones(2, 2, 4), weight=torch.ones(2, 1)), r"expected are \(batch, time, feature\)"),
     ],
 )
 def test_bad_inputs_are_said(call, said):

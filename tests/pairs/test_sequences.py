@@ -1,5 +1,7 @@
 """Crops of sequences for the self-supervised loop: where they lie, what belongs together, what is learned of them."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -178,6 +180,12 @@ def test_what_stands_behind_the_encoder_is_drawn_by_the_seed_alone():
     [
         (lambda: SequenceConfig(crop_seconds=0.0), "crop_seconds = 0.0"),
         (lambda: SequenceConfig(embedding=0), "embedding = 0"),
+        (lambda: SequenceConfig(crop_seconds=math.inf), "crop_seconds = inf"),
+        (lambda: SequenceConfig(apart_seconds=math.inf), "apart_seconds = inf"),
+        (
+            lambda: pretrain_sequences(Frames(), 5, numbered(30), SequenceConfig(crop_seconds=0.04), hop_seconds=0.1),
+            "less than one frame of 0.1 s",
+        ),
         (lambda: pretrain_sequences(Frames(), 5, [], hop_seconds=0.1), "0 sequences"),
         (lambda: pretrain_sequences(Frames(), 5, numbered(30, 0), hop_seconds=0.1), "frames of one width"),
         (lambda: pretrain_sequences(Frames(), 5, [np.ones((9, 3)), np.ones((9, 4))], hop_seconds=0.1), "one width"),

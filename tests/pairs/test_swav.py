@@ -235,6 +235,8 @@ def test_fewer_rows_than_prototypes_are_told_and_a_queue_helps():
     module().eval()(rows, rows)
     one = module(prototypes=1)(rows, rows)
     assert one["loss"] == one["of_chance"] == 0
+    with pytest.warns(UserWarning, match="3 rows for 4 prototypes"):  # those of weight 0 are not there
+        module()(draw(8, 3), draw(8, 3), weight=torch.tensor([1, 0, 0, 2, 0, 0, 1, 0]))
     with pytest.warns(UserWarning, match="1 rows"):
         alone = module()(rows[:1], rows[:1])
     assert alone["loss"] >= math.log(4)  # its code is the same for all prototypes
@@ -281,6 +283,9 @@ def test_shapes_are_as_written(checked, module, name, arguments, named):
         (lambda: swapped_prediction([], [draw(5, 3), draw(5, 3)]), "0 codes"),
         (lambda: swapped_prediction([draw(5, 3)], [draw(5, 3)]), "scores of 1 views"),
         (lambda: swapped_prediction([draw(5, 3)], [draw(5, 3)] * 2, temperature=-1.0), "temperature = -1.0"),
+        (lambda: swapped_prediction([draw(1, 3)], [draw(5, 3)] * 2), r"\[5, 3\] and \[1, 3\]"),
+        (lambda: swapped_prediction([draw(5, 3)], [draw(5, 3), draw(1, 3)]), r"\[5, 3\] and \[1, 3\]"),
+        (lambda: balanced_codes(draw(5, 3), weight=torch.ones(4)), r"weight of shape \[4, 1\]"),
     ],
 )
 def test_bad_inputs_are_said(call, said):

@@ -5,11 +5,14 @@ import pytest
 import torch
 
 from weigher.core.contrast import unit
+from weigher.pairs.evaluation import encode
+from weigher.pairs.relic import fisher_ratios
 from weigher.studies import align_uniform as study
 from weigher.studies import small_images
 from weigher.studies.harness import Context, Row, judge, run_study
+from weigher.studies.paired import with_differences
 
-COLLAPSES, ALIGN_LITTLE, NEVER, UNIFORM_LITTLE, HAS_BOTH, RECOVERS, BEATS, TENDS = study.STUDY.claims
+COLLAPSES, ALIGN_LITTLE, NEVER, UNIFORM_LITTLE, HAS_BOTH, RECOVERS, BEATS, ALL_BEAT, LABELS, TENDS = study.STUDY.claims
 
 FIGURES = {
     (study.ALIGN, "uniformity"): -0.01,
@@ -19,9 +22,12 @@ FIGURES = {
     (study.BOTH, study.GAIN): 12.0,
     (study.BOTH, study.SHARE): 95.0,
     (study.BOTH, study.FEW): 78.0,
+    (study.ALL, study.FEW): 79.0,
     (study.INFO, study.FEW): 77.0,
     (study.INFO, "alignment"): 0.3,
     (study.INFO, "uniformity"): -2.6,
+    (study.TAUGHT, "alignment"): 0.2,
+    (study.TAUGHT, "uniformity"): -2.5,
     (study.INFO, "above its limit, M = 4"): 0.4,
     (study.INFO, "above its limit, M = 16"): 0.12,
     (study.INFO, "above its limit, M = 64"): 0.03,
@@ -29,9 +35,14 @@ FIGURES = {
 
 
 def rows(std=0.1, **changed):
+    found: dict[str, dict[str, float]] = {}
+    for (method, metric), value in FIGURES.items():
+        found.setdefault(method, {})[metric] = changed.get(f"{method}: {metric}", value)
     return [
-        Row(method, f"digits: {metric}", changed.get(f"{method}: {metric}", value), std * abs(value), 5)
-        for (method, metric), value in FIGURES.items()
+        # a difference spreads as figures do
+        Row(method, f"digits: {metric}", value, std * (80 if " less " in method else abs(value)), 5)
+        for method, told in with_differences(found, study.COMPARED).items()
+        for metric, value in told.items()
     ]
 
 
@@ -53,6 +64,11 @@ def rows(std=0.1, **changed):
         (RECOVERS, {f"{study.BOTH}: {study.SHARE}": 81.0}, False),
         (BEATS, {}, False),
         (BEATS, {f"{study.BOTH}: {study.FEW}": 99.0}, True),
+        (ALL_BEAT, {}, False),
+        (ALL_BEAT, {f"{study.ALL}: {study.FEW}": 99.0}, True),
+        (LABELS, {}, True),
+        (LABELS, {f"{study.TAUGHT}: uniformity": -1.0}, False),
+        (LABELS, {f"{study.TAUGHT}: alignment": 1.0}, False),
         (TENDS, {}, True),
         (TENDS, {f"{study.INFO}: above its limit, M = 16": 0.25}, False),
         (TENDS, {f"{study.INFO}: above its limit, M = 64": 0.08}, False),
@@ -107,11 +123,21 @@ def test_the_gap_to_the_limit_of_crowded_rows_falls_with_the_negatives():
 
 
 def test_a_seed_starts_every_method_from_the_same_weights():
-    images, _ = small_images.read(None, 40)
-    models = [study._trained("digits", study.START, seed, images, epochs=1) for seed in (0, 0, 1)]
+    seen = small_images.read(None, 40)
+    models = [study._trained("digits", study.START, seed, seen, epochs=1) for seed in (0, 0, 1)]
     one, two, other = (torch.cat([p.flatten() for p in model.parameters()]) for model in models)
     assert torch.equal(one, two)
     assert not torch.equal(one, other)
+
+
+def test_an_encoder_learns_from_labels_and_from_the_same_start():
+    images, labels = small_images.read(None, 400)
+    made = {
+        told: study._trained("digits", study.TAUGHT, 0, (images, order), epochs=20)
+        for told, order in (("right", labels), ("mixed", labels[torch.randperm(400, generator=torch.manual_seed(0))]))
+    }
+    apart = {told: fisher_ratios(encode(one, images, embeddings=True), labels).median() for told, one in made.items()}
+    assert apart["right"] > 2 * apart["mixed"]
 
 
 def test_a_tiny_run_gives_every_method_its_rows_and_two_pictures(tmp_path, monkeypatch):
@@ -119,13 +145,14 @@ def test_a_tiny_run_gives_every_method_its_rows_and_two_pictures(tmp_path, monke
     context = Context(data=None, seeds=(0, 1), budget="small", out=tmp_path, progress=lambda *_: None)
     result = run_study(study.STUDY, context)
     found = {(row.method, row.metric): row for row in result.rows}
-    for method in (*study.METHODS, study.INFO, study.BOTH):
+    for method in (*study.METHODS, study.INFO, study.BOTH, study.ALL):
         for metric in (study.FEW, study.MANY, study.NEAR, study.BELOW):
             assert 0 <= found[method, f"digits: {metric}"].mean <= 100
         assert found[method, "digits: uniformity"].mean <= 0
         assert found[method, "digits: alignment"].n == 2
     assert found[study.START, f"digits: {study.GAIN}"].mean == 0
     assert found[study.BOTH, "digits, on the circle: uniformity"].n == 1
+    assert 0 <= found[study.BOTH, f"digits, on the circle: {study.NEAR}"].mean <= 100
     assert len(result.claims) == len(study.STUDY.claims)
     assert result.data == []
     for name in ("align_uniform.png", "circle.png"):

@@ -10,7 +10,7 @@ from weigher.studies import pretraining as study
 from weigher.studies.diarization import ReadSpeech, Talk
 from weigher.studies.harness import Context, Row, judge, run_study
 
-*BY_SHARE, TOLD, MOST, ALONE, NEIGHBOURS, BETTER = study.STUDY.claims
+LEARNS, *BY_SHARE, TOLD, MOST, ALONE, NEIGHBOURS, BETTER = study.STUDY.claims
 
 
 def rows(gain=3.0, spread=0.5, **changed):
@@ -33,6 +33,12 @@ def test_a_gain_holds_where_it_is_above_its_spread(claim):
     assert judge(claim, rows()).held
     assert not judge(claim, rows(gain=-3.0)).held
     assert not judge(claim, rows(spread=5.0)).held
+
+
+def test_what_has_learned_nothing_shows_nothing():
+    assert judge(LEARNS, rows()).held
+    found = [replace(row, mean=31.0) if row.method == study.ONE else row for row in rows(spread=0.8)]
+    assert not judge(LEARNS, found).held
 
 
 def test_the_encoder_alone_is_compared_with_a_random_one():

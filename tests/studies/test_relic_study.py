@@ -8,13 +8,14 @@ from weigher.studies import relic as study
 from weigher.studies import small_images
 from weigher.studies.harness import Context, Row, judge, run_study
 
-FALLS, FISHER_UP, FISHER_TUNED, FEW, STYLE, CORRUPTED, CARRIES, SLOW, DIRECTIONS = study.STUDY.claims
+FALLS, FISHER_UP, FISHER_BEHIND, FISHER_TUNED, FEW, STYLE, CORRUPTED, CARRIES, SLOW, DIRECTIONS = study.STUDY.claims
 OVER_INFO, OVER_NONE = f"{study.RELIC} over InfoNCE", f"{study.FOUR} over alpha 0"
 OVER_FORWARD, OVER_SLOW = f"{study.REVERSE} over forward", f"{study.SLOW_FOUR} over alpha 0, slow copy"
 
 FIGURES = {
     **{(method, study.PENALTY): value for method, value in zip(study.SWEEP, (0.8, 0.4, 0.15, 0.01), strict=True)},
     (OVER_NONE, f"gain in {study.FISHER}"): 0.2,
+    (OVER_NONE, f"gain in {study.FISHER_BEHIND}"): 0.2,
     (OVER_NONE, f"gain in {study.SAME}"): 3.0,
     (OVER_NONE, f"gain in {study.PARITY}"): 2.0,
     (OVER_INFO, f"gain in {study.FISHER}"): 0.2,
@@ -42,6 +43,7 @@ def gain(method, metric, value):
     [
         (FALLS, {f"{study.FOUR}: {study.PENALTY}": 0.41}),
         (FISHER_UP, gain(OVER_NONE, study.FISHER, -0.2)),
+        (FISHER_BEHIND, gain(OVER_NONE, study.FISHER_BEHIND, -0.2)),
         (FISHER_TUNED, gain(OVER_INFO, study.FISHER, 0.02)),
         (FEW, gain(OVER_INFO, study.FEW, 0.0)),
         (STYLE, gain(OVER_INFO, study.STYLE, -1.0)),
@@ -131,6 +133,8 @@ def test_a_tiny_run_gives_every_setting_its_rows_and_a_picture(tmp_path, monkeyp
     for method in (*study.SETTINGS, study.INFO, study.RELIC):
         for metric in (study.FEW, study.MANY, study.STYLE, study.CORRUPTED, study.SAME, study.PARITY):  # per cent
             assert 0 <= found[method, f"digits: {metric}"] <= 100
-        assert min(found[method, f"digits: {metric}"] for metric in (study.FISHER, study.PENALTY)) > 0
+        assert (
+            min(found[method, f"digits: {metric}"] for metric in (study.FISHER, study.FISHER_BEHIND, study.PENALTY)) > 0
+        )
     assert len(result.claims) == len(study.STUDY.claims)
     assert (tmp_path / "relic.png").stat().st_size > 10_000

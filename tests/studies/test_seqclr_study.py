@@ -16,6 +16,7 @@ from weigher.studies import seqclr_lines as lines
 from weigher.studies import seqclr_names as names
 from weigher.studies import seqclr_speech as speech
 from weigher.studies.harness import Context, Row, judge, run_study
+from weigher.studies.paired import with_differences
 
 BETTER, TUNED, FROZEN, FIVE, TEN, ALL, WINDOW, HEAD, LSTM, STYLE, VOICES, WHOLE = study.STUDY.claims
 
@@ -65,16 +66,8 @@ def test_a_style_is_of_the_line_and_not_of_the_digit():
     assert found.images.max() <= 0.35 + 1e-6
 
 
-@pytest.mark.parametrize("representation", ["visual", "context", "both"])
-def test_the_encoder_sees_no_padding(representation):
+def test_a_seed_starts_from_the_same_weights():
     some = made(4)
-    encoder = lines.line_encoder(some, 0, representation)
-    features, lengths = encoder(some.images, some.widths)
-    assert features.shape[2] == encoder.features
-    for row, width in enumerate(some.widths.tolist()):
-        alone, (length,) = encoder(some.images[row : row + 1, ..., :width], some.widths[row : row + 1])
-        assert length == lengths[row] == math.ceil(width / 2)
-        torch.testing.assert_close(features[row, :length], alone[0], rtol=1e-4, atol=1e-5)
     one, two, other = (torch.cat([p.flatten() for p in lines.line_encoder(some, s).parameters()]) for s in (0, 0, 1))
     assert torch.equal(one, two)
     assert not torch.equal(one, other)
@@ -85,10 +78,10 @@ def test_views_stay_within_half_an_instance(monkeypatch):
     encoder = lines.line_encoder(some, 0)
     assert int(made(300).widths.min()) / 2 >= names.SIZES["small"].windows  # a frame for every window
     for mapping in ("frame", "window", "all"):
-        lines.pretrain_lines(encoder, some, SeqCLRConfig(mapping, 8), epochs=1, seed=0)
+        lines.teach(encoder, some, SeqCLRConfig(mapping, 8), epochs=1, seed=0)
     monkeypatch.setattr(lines, "VIEWS", LineViewConfig(shift_pixels=2.0))
     with pytest.raises(RequestError, match="half an instance"):
-        lines.pretrain_lines(encoder, some, SeqCLRConfig("window", 8), epochs=1, seed=0)
+        lines.teach(encoder, some, SeqCLRConfig("window", 8), epochs=1, seed=0)
 
 
 def paths(length, symbols):
@@ -158,7 +151,7 @@ def test_learning_changes_what_it_is_to_change():
     some = made(24)
     encoder = lines.line_encoder(some, 0)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    history = lines.pretrain_lines(encoder, some, SeqCLRConfig(windows=4), epochs=6, batch=12, seed=0)
+    history = lines.teach(encoder, some, SeqCLRConfig(windows=4), epochs=12, seed=0)
     losses = [record["loss"] for record in history.train]
     assert len(losses) == 12
     assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 0.5
@@ -213,13 +206,14 @@ FIGURES = {
     (names.START, D + names.PLACES): 27.0,
     (study.WINDOW, D + names.PLACES): 50.0,
     (study.WHOLE, D + names.PLACES): 35.0,
-    (study.arm("frame", "mlp"), D + names.PLACES): 45.0,
-    (study.arm("window", "none"), D + names.PLACES): 40.0,
+    (names.FRAME, D + names.PLACES): 45.0,
+    (names.HEADLESS, D + names.PLACES): 40.0,
     (names.CONTEXT, D + names.PLACES): 55.0,
     (names.TUNED, D + names.PLACES): 52.0,
     (names.INFO, D + names.PLACES): 38.0,
     (study.WINDOW, D + names.GAIN): 15.0,
     (study.WINDOW, f"{D}{names.GAIN}, {names.PLAIN}"): 2.0,
+    (study.WINDOW, D + names.STYLE): 13.0,
     **{
         (method, f"{D}{names.WRONG}, {study.labels(given)}"): value
         for given in (names.FROZEN, *names.SHARES)
@@ -232,10 +226,12 @@ FIGURES = {
 
 
 def rows(std=0.5, **changed):
-    return [
-        Row(method, metric, changed.get(f"{method}: {metric}", value), std, 5)
-        for (method, metric), value in FIGURES.items()
-    ]
+    found: dict[str, dict[str, float]] = {}
+    for (method, metric), value in FIGURES.items():
+        found.setdefault(method, {})[metric] = changed.get(f"{method}: {metric}", value)
+    compared = [(a, b, D + metric) for a, b, metric in names.COMPARED]
+    found = with_differences(found, [*compared, *((a, b, S + metric) for a, b, metric in names.VOICES_COMPARED)])
+    return [Row(method, metric, value, std, 5) for method, told in found.items() for metric, value in told.items()]
 
 
 def at(method, metric):
@@ -251,11 +247,11 @@ def at(method, metric):
         (FIVE, {at(names.SCRATCH, f"{names.WRONG}, 5 % of the labels"): 20.1}),
         (TEN, {at(names.SCRATCH, f"{names.WRONG}, 10 % of the labels"): 20.1}),
         (ALL, {at(names.SCRATCH, f"{names.WRONG}, 100 % of the labels"): 20.1}),
-        (WINDOW, {at(study.arm("frame", "mlp"), names.PLACES): 49.9}),
+        (WINDOW, {at(names.FRAME, names.PLACES): 49.9}),
         (WINDOW, {at(study.WHOLE, names.PLACES): 51.0}),
-        (HEAD, {at(study.arm("window", "none"), names.PLACES): 50.0}),
+        (HEAD, {at(names.HEADLESS, names.PLACES): 50.0}),
         (LSTM, {at(names.CONTEXT, names.PLACES): 50.0}),
-        (STYLE, {at(study.WINDOW, f"{names.GAIN}, {names.PLAIN}"): 14.8}),
+        (STYLE, {at(study.WINDOW, names.STYLE): 0.2}),
         (VOICES, {f"SeqCLR, frame: {S}{names.EER}": 34.9}),
         (WHOLE, {f"whole crops: {S}{names.EER}": 27.9}),
     ],
@@ -273,7 +269,7 @@ def test_a_tiny_run_gives_every_method_its_rows_and_two_pictures(tmp_path, read_
     monkeypatch.setitem(study.SIZES, "small", size)
     few = speech.SpeechSize(people=6, each=1, strangers=2, tested=2, batch=4)
     monkeypatch.setattr(speech, "SpeechSize", lambda **given: few)
-    kept = (study.WINDOW, study.WHOLE, study.arm("window", "none"), study.arm("frame", "mlp"))
+    kept = (study.WINDOW, study.WHOLE, names.HEADLESS, names.FRAME)
     monkeypatch.setattr(study, "ABLATION", {name: names.ABLATION[name] for name in kept})
     monkeypatch.setattr(study, "SETTINGS", [name for name in kept if name != study.WHOLE])
     monkeypatch.setattr(study, "INFOS", {name: names.INFOS[name] for name in names.TEMPERATURES[1:2]})

@@ -10,6 +10,7 @@ from weigher.studies import swav as study
 from weigher.studies import swav_recipes as names
 from weigher.studies import swav_runs as runs
 from weigher.studies.harness import Context, Row, judge, run_study
+from weigher.studies.paired import with_differences
 
 MOST, BEATS, USES, ONE, BELOW_START, PURER, THAN_K_MEANS, SOFT, QUEUE, TINY, SMALL = study.STUDY.claims
 D, M = names.DIGITS, names.MNIST
@@ -35,8 +36,18 @@ FIGURES = {
 
 
 def rows(std=0.01, changed=None):
-    made = {**FIGURES, **(changed or {})}
-    return [Row(method, metric, value, std * value, 5) for (method, metric), value in made.items()]
+    found: dict[str, dict[str, float]] = {}
+    for (method, metric), value in {**FIGURES, **(changed or {})}.items():
+        found.setdefault(method, {})[metric] = value
+    compared = [(a, b, f"{D}: {metric}") for a, b, metric in study.COMPARED]
+    a, b, metric = study.CROPS_COMPARED
+    found = with_differences(found, [*compared, (a, b, f"{M}: {metric}")])
+    spread = {method: 80.0 if " less " in method else None for method in found}  # a difference spreads as figures do
+    return [
+        Row(method, metric, value, std * (spread[method] or value), 5)
+        for method, told in found.items()
+        for metric, value in told.items()
+    ]
 
 
 @pytest.mark.parametrize(

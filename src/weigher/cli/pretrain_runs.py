@@ -71,6 +71,10 @@ class ImageSettings:
             raise RequestError(
                 f"small_crops = {self.small_crops} with {self.method}: more than two views are for swav and relic"
             )
+        if self.small_crops and self.method == "swav" and self.losses.swav.full_views != 2:
+            raise RequestError(
+                f"full_views = {self.losses.swav.full_views} with small_crops: an image has two crops of the full size"
+            )
 
     def views(self, height: int, width: int) -> Callable[[Tensor, np.random.Generator], list[Tensor]] | None:
         """Return what makes views of images of this size; None for the two views that need no words."""

@@ -271,16 +271,18 @@ def _way_back(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
     own, block = ctx.layout
     slope = gradients[0]
     found = torch.where(result.isfinite(), result, 0)  # where nothing is summed, every score is -inf
-    to_queries, to_keys = torch.zeros_like(queries), torch.zeros_like(keys)
-    to_weight = torch.zeros_like(weight) if weight is not None and ctx.needs_input_grad[2] else None
+    wanted = zip((queries, keys, weight), ctx.needs_input_grad, strict=False)  # keys of a slow encoder need none
+    to_queries, to_keys, to_weight = (torch.zeros_like(part) if needed else None for part, needed in wanted)
     with torch.autocast(queries.device.type, enabled=False):
         for place in block_places(queries, keys, block):
             rows, columns = place
             scores = _scores(queries, keys, weight, own, place)
             share = scores.sub_(found[..., rows, None]).exp_().mul_(slope[..., rows, None])
-            to_queries[..., rows, :] += share @ keys[..., columns, :]
-            to_keys[..., columns, :] += share.mT @ queries[..., rows, :]
-            if weight is not None and to_weight is not None:
+            if to_queries is not None:
+                to_queries[..., rows, :] += share @ keys[..., columns, :]
+            if to_keys is not None:
+                to_keys[..., columns, :] += share.mT @ queries[..., rows, :]
+            if to_weight is not None:
                 each = queries[..., rows, :] @ keys[..., columns, :].mT - found[..., rows, None]
                 each = each.clamp(max=HIGHEST).exp_().mul_(slope[..., rows, None])
                 each.masked_fill_(~result[..., rows, None].isfinite(), 0)

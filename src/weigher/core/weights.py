@@ -55,7 +55,7 @@ def apply_weight(
     and needs its gradient) and lose an infinite or undefined one, since 0 * inf is NaN.
 
     Shapes: x `[...]`, mask and weight broadcast to it; both results have the shape of x.
-    Raises: RequestError where mask or weight has another number of axes than x.
+    Raises: RequestError where mask or weight has another number of axes than x, or does not broadcast to it.
 
     >>> x, weight = apply_weight(torch.tensor([1.0, float("nan")]), weight=torch.tensor([2, 0]))
     >>> x.tolist(), weight.tolist()
@@ -66,6 +66,11 @@ def apply_weight(
             raise RequestError(
                 f"{name} of shape {list(given.shape)} for a tensor of shape {list(x.shape)}: both need the same number "
                 f"of axes; add axes of length 1, as in {name}[..., None]"
+            )
+        if given is not None and any(own not in (1, size) for own, size in zip(given.shape, x.shape, strict=True)):
+            raise RequestError(
+                f"{name} of shape {list(given.shape)} for a tensor of shape {list(x.shape)}: every axis of the {name} "
+                "must have the length of the tensor's, or 1"
             )
     x = widen(x)
     if weight is None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from weigher.pairs.crops import CropConfig, multi_crop
     from weigher.pairs.diagnosis import Diagnosis, diagnose
     from weigher.pairs.info_nce import InfoNCELoss
+    from weigher.pairs.lines import LineEncoder, pretrain_lines
     from weigher.pairs.methods import LossConfig, pair_loss
     from weigher.pairs.pretrained import load_image_encoder, save_image_encoder
     from weigher.pairs.pretraining import ImageEncoder, ImageEncoderConfig, PretrainConfig, pretrain
@@ -33,6 +34,7 @@ _HOMES = {
     "ImageEncoder": "pretraining",
     "ImageEncoderConfig": "pretraining",
     "InfoNCELoss": "info_nce",
+    "LineEncoder": "lines",
     "LineViewConfig": "sequence_views",
     "LossConfig": "methods",
     "PretrainConfig": "pretraining",
@@ -53,6 +55,7 @@ _HOMES = {
     "multi_crop": "crops",
     "pair_loss": "methods",
     "pretrain": "pretraining",
+    "pretrain_lines": "lines",
     "pretrain_sequences": "sequences",
     "save_image_encoder": "pretrained",
     "speech_views": "sequence_views",
@@ -68,6 +71,7 @@ __all__ = [
     "ImageEncoder",
     "ImageEncoderConfig",
     "InfoNCELoss",
+    "LineEncoder",
     "LineViewConfig",
     "LossConfig",
     "PretrainConfig",
@@ -88,6 +92,7 @@ __all__ = [
     "multi_crop",
     "pair_loss",
     "pretrain",
+    "pretrain_lines",
     "pretrain_sequences",
     "save_image_encoder",
     "speech_views",

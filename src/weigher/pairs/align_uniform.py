@@ -25,6 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,7 +35,7 @@ from torch import nn
 
 from weigher.core.contrast import log_sum_exp
 from weigher.core.losses import weighted_reduce
-from weigher.core.weights import apply_weight, widen
+from weigher.core.weights import apply_weight, safe_ratio, widen
 from weigher.errors import RequestError
 from weigher.pairs.checks import check_positive, check_power, check_same, checked
 from weigher.pairs.info_nce import contrast, enqueue, unit_views
@@ -229,8 +230,8 @@ def alignment(
     """
     check_same(first, second)
     check_power(alpha, stacklevel=2)
-    views = [checked(x, weight, normalise=normalise, least=1, what="alignment") for x in (first, second)]
-    return weighted_reduce(pair_distances(*views, alpha=alpha, weight=weight), weight)
+    fit = partial(checked, weight=weight, normalise=normalise, least=1, what="alignment", each="pair")
+    return weighted_reduce(pair_distances(fit(first), fit(second), alpha=alpha, weight=weight), weight)
 
 
 def uniformity(
@@ -249,7 +250,8 @@ def uniformity(
     The queue gets no gradient. `intra_batch=False` leaves the pairs among the rows out. Compare with
     `uniformity_optimum`, and with nothing measured on other rows, of another t, or on rows not made unit.
 
-    Shapes: `[n, e]` and `[k, e]`, made unit unless `normalise` is False, weight `[n]` -> `[]`.
+    Shapes: `[n, e]` and `[k, e]`, made unit unless `normalise` is False, weight `[n]` -> `[]`; of unit rows float32 at
+    least.
     Range: [-2 t n / (n - 1), 0] without a queue.
     Raises: RequestError for less than two points, rows that are zero or not finite, widths that differ, t not above 0,
     and nothing to compare with. Warns: where rows taken as they are are not near length 1.
@@ -269,8 +271,8 @@ def uniformity(
     sums, others, counted = _potentials(own, t, weight)
     far, _, _ = _potentials(own, t, counted, (kept, torch.ones_like(kept[:, 0])), None)
     if not intra_batch:
-        return _joined(far, torch.full_like(others, len(kept)), counted).to(points.dtype)
-    return _joined(*_both(sums, others, far, torch.full_like(others, len(kept))), counted).to(points.dtype)
+        return _joined(far, torch.full_like(others, len(kept)), counted).to(own.dtype)
+    return _joined(*_both(sums, others, far, torch.full_like(others, len(kept))), counted).to(own.dtype)
 
 
 def uniformity_optimum(dim: int, t: float = 2.0) -> float:
@@ -321,6 +323,9 @@ def _potentials(
     """
     points, counted = _cleaned(points, weight)
     keys, count = (points, counted) if others is None else _cleaned(*others)
+    # distances stay as they are, and rows far from 0 keep the digits that their squares would lose
+    middle = safe_ratio((count[..., None] * keys).sum(-2, keepdim=True), count.sum(-1)[..., None, None]).detach()
+    points, keys = points - middle, keys - middle
     # -t ||x - y||^2 as one product: (2 t x, 1) . (y, -t |y|^2) - t |x|^2
     squares, key_squares = (x.square().sum(-1, keepdim=True) for x in (points, keys))
     left = torch.cat([2 * t * points, torch.ones_like(squares)], -1)

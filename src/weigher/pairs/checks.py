@@ -118,8 +118,10 @@ def check_power(alpha: float, *, stacklevel: int) -> None:
         )
 
 
-def checked(rows: Tensor, weight: Tensor | None, *, normalise: bool, least: int, what: str) -> Tensor:
-    """Return rows `[n, e]` fit to be measured, made unit if `normalise`.
+def checked(
+    rows: Tensor, weight: Tensor | None, *, normalise: bool, least: int, what: str, each: str = "point"
+) -> Tensor:
+    """Return rows `[n, e]` fit to be measured, made unit if `normalise`; messages call a row `each`.
 
     Raises and warns as `weigher.pairs.align_uniform.alignment` says.
     """
@@ -131,7 +133,8 @@ def checked(rows: Tensor, weight: Tensor | None, *, normalise: bool, least: int,
     check_weight(weight, rows.shape[:1])
     kept = rows if weight is None else rows[weight > 0]
     if len(kept) < least:
-        raise RequestError(f"{what} needs at least {('one pair', 'two points')[least - 1]}, these are {len(kept)}")
+        needed = f"one {each}" if least == 1 else f"two {each}s"
+        raise RequestError(f"{what} needs at least {needed}, these are {len(kept)}")
     norms = torch.linalg.vector_norm(widen(kept.detach()), dim=-1)
     if not norms.isfinite().all():
         raise RequestError(f"{what}: {int((~norms.isfinite()).sum())} of {len(kept)} rows hold NaN or infinity")

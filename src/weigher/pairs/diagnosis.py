@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -174,7 +175,8 @@ def contrastive_limit(
     """
     check_same(first, second)
     check_positive(temperature=temperature)
-    x, y = (checked(rows, None, normalise=True, least=1, what="the limit").double() for rows in (first, second))
+    fit = partial(checked, weight=None, normalise=True, least=1, what="the limit", each="pair")
+    x, y = fit(first).double(), fit(second).double()
     own = -float((x * y).sum(-1).mean()) / temperature
     each = log_sum_exp(x / temperature, x) - torch.tensor(len(x), dtype=x.dtype).log()
     overall = each.logsumexp(0) - torch.tensor(len(x), dtype=x.dtype).log()

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from weigher.core.contrast import unit
 from weigher.errors import RequestError
+from weigher.pairs.checks import check_rows
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -63,6 +64,7 @@ class LinearProbe:
 
     def accuracy(self, features: Float[Tensor, "n f"], labels: Int[Tensor, " n"]) -> float:
         """Return the share of rows whose label has the highest logit."""
+        _check_labelled(features, labels)
         return float((self.logits(features).argmax(1) == labels).double().mean())
 
 
@@ -70,14 +72,13 @@ def linear_probe(features: Float[Tensor, "n f"], labels: Int[Tensor, " n"], *, s
     """Fit the linear probe by L-BFGS, in float64, to the end.
 
     Shapes: features `[n, f]`, labels `[n]` from 0. `strength` is C, the inverse of the penalty, in (0, inf).
-    Raises: RequestError for no rows, labels of another number, or below 0.
+    Raises: RequestError for no rows, labels of another number, or below 0, and features that are not finite.
 
     >>> x = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]])
     >>> linear_probe(x, torch.tensor([0, 0, 1, 1])).accuracy(x, torch.tensor([0, 0, 1, 1]))
     1.0
     """
-    if len(features) != len(labels) or not len(labels) or int(labels.min()) < 0:
-        raise RequestError(f"{len(features)} rows of features and {len(labels)} labels: one label from 0 for each")
+    _check_labelled(features, labels)
     x = features.detach().double()
     centre = x.mean(0)
     spread = (x - centre).square().mean().sqrt()
@@ -114,7 +115,7 @@ def nearest_labels(
 
     Without `queries` every row is asked about itself, and it is not among its own neighbours.
 
-    Raises: RequestError where there are no k rows to be near.
+    Raises: RequestError where there are no k rows to be near, and otherwise as `linear_probe`.
 
     >>> rows = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
     >>> nearest_labels(rows, torch.tensor([7, 7, 3]), torch.tensor([[1.0, 0.2]]), k=2).tolist()
@@ -123,6 +124,9 @@ def nearest_labels(
     alone = queries is None
     if not 1 <= k <= len(features) - alone:
         raise RequestError(f"{k} nearest of {len(features) - alone} rows; give k from 1 to that number")
+    _check_labelled(features, labels)
+    if queries is not None:
+        check_rows(queries, torch.ones(len(queries), dtype=torch.bool), "the queries")
     rows, asked = unit(features), unit(features if queries is None else queries)
     found = []
     for start in range(0, len(asked), _ROWS):
@@ -135,6 +139,13 @@ def nearest_labels(
         votes.scatter_add_(1, labels[place], 1 + cosine / (2 * k + 1))
         found.append(votes.argmax(1))
     return torch.cat(found)
+
+
+def _check_labelled(features: Tensor, labels: Tensor) -> None:
+    if len(features) != len(labels) or not len(labels) or int(labels.min()) < 0:
+        raise RequestError(f"{len(features)} rows of features and {len(labels)} labels: one label from 0 for each")
+    # of NaN the first class would be the answer, and a dead encoder look like one that has learned nothing
+    check_rows(features, torch.ones_like(labels, dtype=torch.bool), "the features")
 
 
 def few_labels(

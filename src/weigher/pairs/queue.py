@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from weigher.errors import RequestError
+from weigher.pairs.checks import check_weight
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Real
@@ -64,7 +65,8 @@ class EmbeddingQueue(nn.Module):
         """Put rows in the places of the oldest ones; of more than `capacity` the last are kept.
 
         Shapes: rows `[m, e]`, weight `[m]` in [0, inf); rows of weight 0 may hold anything and are left out.
-        Raises: RequestError for rows of another width or that are not finite, and for weights of another number.
+        Raises: RequestError for rows of another width or that are not finite, and for weights of another number or out
+        of range.
         """
         if rows.dim() != 2 or rows.shape[1] != self.held.shape[1]:
             raise RequestError(
@@ -72,8 +74,7 @@ class EmbeddingQueue(nn.Module):
                 "the width of the embeddings"
             )
         counts = rows.new_ones(len(rows)) if weight is None else weight
-        if counts.shape != rows.shape[:1]:
-            raise RequestError(f"{list(counts.shape)} weights for {len(rows)} rows: one for each")
+        check_weight(counts, rows.shape[:1])
         kept = counts > 0
         rows, counts = rows[kept].to(self.held.dtype), counts[kept].to(self.counts.dtype)
         if not bool(rows.isfinite().all()):

@@ -31,7 +31,7 @@ from torch.autograd.function import once_differentiable
 from weigher.core.contrast import BLOCK, HIGHEST, Place, block_places, info_nce, log_sum_exp, unit
 from weigher.core.weights import widen
 from weigher.errors import RequestError
-from weigher.pairs.checks import check_positive, check_rows, check_views
+from weigher.pairs.checks import check_positive, check_rows, check_same, check_views
 from weigher.pairs.workers import everyones, mean_over_workers
 
 if TYPE_CHECKING:
@@ -57,11 +57,8 @@ class ReLICConfig:
     def __post_init__(self) -> None:
         check_positive(temperature=self.temperature)
         if not 0 <= self.alpha < math.inf:
-            raise RequestError(f"alpha = {self.alpha}: it must be at least 0")
-        if self.divergence not in get_args(Divergence):
-            raise RequestError(f"divergence = {self.divergence!r}: give one of {', '.join(get_args(Divergence))}")
-        if self.detach_target and self.divergence == "jensen-shannon":
-            raise RequestError("detach_target is of a KL divergence; leave it out for jensen-shannon")
+            raise RequestError(f"alpha = {self.alpha}: it must be at least 0 and finite")
+        _check_divergence(self.divergence, self.detach_target)
 
 
 class ReLICLoss(nn.Module):
@@ -130,18 +127,29 @@ def invariance(
     Shapes: (queries `[..., n, e]`, keys `[..., m, e]`) twice, weight `[..., m]` in [0, inf) -> `[..., n]` in [0, inf),
     0 where nothing has any weight. Keys of weight 0 are to be finite (`unit` sees to it). Memory:
     O((n + m) e + block^2).
-    Raises: RequestError for a temperature that is not above 0, and shapes that do not fit.
+    Raises: RequestError for a temperature that is not above 0, an unknown divergence or one that `detach_target` is not
+    for, and for queries, keys or weights whose shapes do not fit.
 
     >>> first, second = torch.eye(3), torch.eye(3).roll(1, 0)
     >>> invariance((first, second), (second, first), temperature=1.0)
     tensor([0.3642, 0.3642, 0.3642])
     """
     check_positive(temperature=temperature)
+    _check_divergence(divergence, detach_target)
     (x, keys), (y, others) = one, two
+    check_same(x, y)
+    check_same(keys, others)
     wide = [widen(rows) for rows in (x / temperature, keys, y / temperature, others)]
     counted = None if weight is None else weight.to(wide[0].dtype)
     how = _How(divergence, detach_target, BLOCK)
     return cast("Tensor", _BlockDivergence.apply(how, *wide, counted)).to(x.dtype)
+
+
+def _check_divergence(divergence: str, detach_target: bool) -> None:
+    if divergence not in get_args(Divergence):
+        raise RequestError(f"divergence = {divergence!r}: give one of {', '.join(get_args(Divergence))}")
+    if detach_target and divergence == "jensen-shannon":
+        raise RequestError("detach_target is of a KL divergence; leave it out for jensen-shannon")
 
 
 class _How(NamedTuple):
@@ -177,7 +185,7 @@ def _shares(given: Sequence[Tensor | None], totals: Sequence[Tensor], place: Pla
 def _terms(shares: _Shares, how: _How) -> tuple[Tensor, Tensor, Tensor]:
     """Return each key's part of D, and its slopes by the logarithm p and by q, `[..., n, m]` each.
 
-    KL(p || q): P (p - q), P (p - q + 1), -P     without the entropy, where it is detached: -P q, -P q, -P
+    KL(p || q): P (p - q) + Q - P, P (p - q), Q - P     without the entropy, where it is detached: -P q, -P q, -P
     the middle: (P (p - m) + Q (q - m)) / 2, P (p - m) / 2, Q (q - m) / 2,   m = log((e^p + e^q) / 2)
     """
     p, q, all_p, all_q = shares
@@ -195,8 +203,9 @@ def _terms(shares: _Shares, how: _How) -> tuple[Tensor, Tensor, Tensor]:
     if how.detach:
         value = -all_p * q
         return value, value, -all_p
-    value = all_p * (p - q)
-    return value, value + all_p, -all_p
+    # Q - P sums to 0; with it no term is below 0, also where p and q differ by round-off alone
+    slope, apart = all_p * (p - q), all_q - all_p
+    return slope + apart, slope, apart
 
 
 def _way_back(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

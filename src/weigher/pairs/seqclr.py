@@ -216,12 +216,13 @@ class SeqCLRLoss(nn.Module):
         less than two instances that count, over all workers.
         """
         views = (first, second)
+        alive = None if weight is None else self._counting(weight, first)
         counts = [
-            checked_lengths(view, given)
+            checked_lengths(view, given, alive)
             for view, given in zip(views, (lengths, lengths if second_lengths is None else second_lengths), strict=True)
         ]
         self._check(views, counts)
-        alive = torch.ones_like(counts[0], dtype=torch.bool) if weight is None else self._counting(weight, first)
+        alive = torch.ones_like(counts[0], dtype=torch.bool) if alive is None else alive
         check_count(gather(alive.sum()[None]).sum(), "sequences", least=1)
         # a sequence without weight may hold anything, and must not reach the head
         views = [view.masked_fill(~alive[:, None, None], 0) for view in views]
@@ -261,18 +262,22 @@ class SeqCLRLoss(nn.Module):
 
     def _counting(self, weight: Tensor, first: Tensor) -> Tensor:
         """Return which sequences `[b]` have any weight."""
+        _check_sequences(first)
         parts = {"frame": first.shape[1], "window": self.config.windows, "all": 1}[self.config.mapping]
         return (_spread(weight, (len(first), parts)) > 0).any(1)
 
 
-def checked_lengths(features: Float[Tensor, "b t f"], lengths: Int[Tensor, " b"] | None) -> Int[Tensor, " b"]:
+def checked_lengths(
+    features: Float[Tensor, "b t f"], lengths: Int[Tensor, " b"] | None, alive: Bool[Tensor, " b"] | None = None
+) -> Int[Tensor, " b"]:
     """Return the length of each sequence; RequestError, naming the row, where one is not in 1..t.
+
+    One that is not `alive` may have any, and gets t.
 
     >>> checked_lengths(torch.zeros(2, 3, 1), None)
     tensor([3, 3])
     """
-    if features.dim() != 3:
-        raise RequestError(f"features of shape {list(features.shape)}: expected are (batch, time, feature)")
+    _check_sequences(features)
     b, t, _ = features.shape
     if lengths is None:
         lengths = torch.full((b,), t)
@@ -280,11 +285,19 @@ def checked_lengths(features: Float[Tensor, "b t f"], lengths: Int[Tensor, " b"]
         raise RequestError(
             f"lengths {lengths.dtype} {list(lengths.shape)} for {b} sequences: one whole number for each"
         )
+    lengths = lengths.to(features.device)
+    if alive is not None:
+        lengths = torch.where(alive, lengths, t)
     wrong = ((lengths < 1) | (lengths > t)).nonzero()
     if len(wrong):
         row = int(wrong[0])
         raise RequestError(f"row {row} has the length {int(lengths[row])}: it must lie in 1..{t}, the frames there are")
-    return lengths.to(features.device)
+    return lengths
+
+
+def _check_sequences(features: Tensor) -> None:
+    if features.dim() != 3:
+        raise RequestError(f"features of shape {list(features.shape)}: expected are (batch, time, feature)")
 
 
 def _check_mapping(mapping: str, windows: int) -> None:

@@ -14,6 +14,7 @@ while. Aligned views keep what changes, too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from weigher.core.pooling import mean_pool
 from weigher.core.weights import length_mask
 from weigher.errors import RequestError
+from weigher.pairs.checks import check_positive
 from weigher.pairs.methods import LossConfig, Method, pair_loss
 from weigher.pairs.pretraining import PretrainConfig, Progress, pretrain_drawn
 from weigher.pairs.seqclr import SeqCLRConfig, SeqCLRLoss
@@ -64,10 +66,11 @@ class SequenceConfig:
     """Numbers of an embedding of neighbouring crops."""
 
     def __post_init__(self) -> None:
-        if not (self.crop_seconds > 0 <= self.apart_seconds and min(self.hidden, self.embedding) >= 1):
+        check_positive(crop_seconds=self.crop_seconds)
+        if not (0 <= self.apart_seconds < math.inf and min(self.hidden, self.embedding) >= 1):
             raise RequestError(
-                f"crop_seconds = {self.crop_seconds}, apart_seconds = {self.apart_seconds}, hidden = {self.hidden}, "
-                f"embedding = {self.embedding}: needed are crops above 0 s, no less than 0 s apart, and 1 or more"
+                f"apart_seconds = {self.apart_seconds}, hidden = {self.hidden}, embedding = {self.embedding}: needed "
+                "are 0 s or more, and 1 or more of both"
             )
 
     def least_frames(self, hop_seconds: float, stride: int) -> int:
@@ -161,16 +164,22 @@ def pretrain_sequences(
     `features` is the number e of features that a frame of the encoder has, `hop_seconds` the time from one frame of the
     sequences to the next. `loop.views` is not heeded; `loop.seed` also draws what stands behind the encoder.
 
-    Raises: RequestError for no sequences, empty ones, or ones of different widths, for less than two crops, and a slow
-    copy of the encoder where the loss makes no use of it, and, of aligned views, hidden stretches that are longer than
-    a window of a whole crop (in shorter ones less is hidden); what `weigher.pairs.pretraining.pretrain_drawn` and the
-    loss raise.
+    Raises: RequestError for no sequences, empty ones, or ones of different widths, for crops shorter than a frame, less
+    than two crops, a slow copy of the encoder where the loss makes no use of it, and, of aligned views, hidden
+    stretches that are longer than a window of a whole crop (in shorter ones less is hidden); what
+    `weigher.pairs.pretraining.pretrain_drawn` and the loss raise.
     """
     config, loop = config or SequenceConfig(), loop or PretrainConfig()
     if len({one.shape[1:] for one in sequences}) != 1 or not all(map(len, sequences)):
         shapes = sorted({one.shape for one in sequences})[:3]
         raise RequestError(f"{len(sequences)} sequences of shapes such as {shapes}: needed are frames of one width")
-    crops = Crops(sequences, min(round(config.crop_seconds / hop_seconds), max(map(len, sequences))))
+    frames = round(config.crop_seconds / hop_seconds)
+    if frames < 1:
+        raise RequestError(
+            f"crop_seconds = {config.crop_seconds} is less than one frame of {hop_seconds:g} s; take crops of some "
+            "tenths of a second at least"
+        )
+    crops = Crops(sequences, min(frames, max(map(len, sequences))))
     apart = round(config.apart_seconds / hop_seconds)
     aligned = config.method == "seqclr"
     with torch.random.fork_rng():
@@ -183,7 +192,7 @@ def pretrain_sequences(
             loss = pair_loss(config.method, config.losses, config.embedding, with_target=with_target)
 
     if aligned:
-        _check_hidden(config, round(config.crop_seconds / hop_seconds))
+        _check_hidden(config, frames)
     parts = config.seqclr.windows if config.seqclr.mapping == "window" else 1
 
     def draw(chosen: np.ndarray, generator: np.random.Generator) -> list[tuple[Tensor, Tensor]]:

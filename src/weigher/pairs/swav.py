@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from weigher.core.contrast import unit
 from weigher.errors import RequestError
-from weigher.pairs.checks import check_positive, check_views
+from weigher.pairs.checks import check_positive, check_same, check_views
 from weigher.pairs.codes import balanced_codes, clean, imbalance, used_prototypes
 from weigher.pairs.queue import EmbeddingQueue
 from weigher.pairs.workers import everyones, mean_over_workers
@@ -134,7 +134,7 @@ class SwAVLoss(nn.Module):
         counted = torch.ones_like(own[0][:, 0]) if weight is None else weight.to(own[0].dtype)
         (*everyone, counts), offset = everyones(*(rows.detach() for rows in own[: config.full_views]), counted)
         if self.training:
-            self._warn_of_few(len(counts), step)
+            self._warn_of_few(int((counts > 0).sum()), step)  # rows of weight 0 are not there
         here = slice(offset, offset + len(counted))
         queues = self._queues() if step >= config.queue_after else []
         assigned = [
@@ -242,7 +242,8 @@ def swapped_prediction(
     Shapes: codes and scores `[..., n, k]`, weight `[..., n]` -> `[..., n]`, in [0, inf), no less than the mean entropy
     of the codes. Its slope by the scores of view v is the sum over f != v of (p_v - q_f) / (tau F (V - 1)), for F codes
     and V views.
-    Raises: RequestError for a temperature out of range, less than two views, no codes, or more codes than views.
+    Raises: RequestError for a temperature out of range, less than two views, no codes, more codes than views, and
+    shapes that differ.
 
     >>> codes, scores = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.2, 0.1]])
     >>> swapped_prediction([codes, codes], [scores, scores])
@@ -251,6 +252,8 @@ def swapped_prediction(
     check_positive(temperature=temperature)
     if len(scores) < 2 or not 1 <= len(codes) <= len(scores):
         raise RequestError(f"{len(codes)} codes and scores of {len(scores)} views: at least 1 of 2 are needed")
+    for given in (*codes, *scores):
+        check_same(scores[0], given)
     logs = [(clean(one, weight)[0] / temperature).log_softmax(-1) for one in scores]
     total = torch.stack(logs).sum(0)
     parts = [(clean(q, weight)[0] * (total - own)).sum(-1) for q, own in zip(codes, logs, strict=False)]

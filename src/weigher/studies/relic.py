@@ -10,7 +10,8 @@ are learned from, a fifth validates, the rest is measured on, always by the enco
     accuracy %, shifted style        the 100-label probe, learned on clean images, on random views of the images
     accuracy %, corrupted            the same on images spoiled in ways that no view is: the mean of four
     same digit %, same parity %      two views of an image get one answer by 100 labels: the task, and one it refines
-    Fisher ratio                     median over pairs of classes (`weigher.pairs.relic.fisher_ratios`)
+    Fisher ratio                     median over pairs of classes (`weigher.pairs.relic.fisher_ratios`), and that of the
+                                     embeddings, on which the penalty is
     invariance                       KL between likenesses under two orders of views, of embeddings, at temperature 0.2
 
 Gains are seed by seed, of ReLIC over what stands behind "over".
@@ -32,6 +33,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from weigher.studies.harness import Claim, Context, Figures, Result, Row, Study, Tally, clearly_less, find_row
+from weigher.studies.paired import level
 
 if TYPE_CHECKING:  # torch is loaded by a run, not by listing the studies
     from torch import Tensor
@@ -75,6 +77,7 @@ FEW, MANY, STYLE, CORRUPTED = (
     f"accuracy %, {what}" for what in ("20 labels", "100 labels", "shifted style", "corrupted")
 )
 SAME, PARITY, FISHER, PENALTY = "same digit %", "same parity %", "Fisher ratio", "invariance"
+FISHER_BEHIND = f"{FISHER}, embeddings"
 CHOICE = "accuracy %, 20 labels, validation"
 _PAPER = "Mitrovic et al. 2021"
 
@@ -189,6 +192,7 @@ def _figures(size: Size, read: Callable[[], Images], data: str, method: str, see
     harmed = [encode(encoder, each) for each in spoiled]
     found |= answers_kept((near, told), shifted, harmed, labels, rng, draws=size.draws)
     found[FISHER] = float(fisher_ratios(asked, labels).median())
+    found[FISHER_BEHIND] = float(fisher_ratios(encode(encoder, images, embeddings=True), labels).median())
     found[PENALTY] = _penalty(*(encode(encoder, view, embeddings=True) for view in views))
     return found
 
@@ -232,10 +236,6 @@ def _penalty(first: Tensor, second: Tensor) -> float:
     return float(invariance((one, two), (two, one), temperature=0.2).mean())
 
 
-def _level(value: float) -> Row:
-    return Row.of("level", "level", [value])
-
-
 def _falls(rows: Sequence[Row]) -> tuple[str, bool]:
     along = [find_row(rows, method, f"digits: {PENALTY}") for method in SWEEP]
     shown = ", ".join(f"{row.mean:.3f}" for row in along)
@@ -244,7 +244,7 @@ def _falls(rows: Sequence[Row]) -> tuple[str, bool]:
 
 def _gains(over: str, metric: str, rows: Sequence[Row]) -> tuple[str, bool]:
     row = find_row(rows, f"{COMPARED[over][0]} {over}", f"digits: gain in {metric}")
-    return f"{row.mean:+.2f}", clearly_less(_level(0.0), row)
+    return f"{row.mean:+.2f}", clearly_less(level(0.0), row)
 
 
 def _carries_over(rows: Sequence[Row]) -> tuple[str, bool]:
@@ -254,7 +254,7 @@ def _carries_over(rows: Sequence[Row]) -> tuple[str, bool]:
 
 def _directions_agree(rows: Sequence[Row]) -> tuple[str, bool]:
     row = find_row(rows, f"{REVERSE} over forward", f"digits: gain in {FEW}")
-    within = clearly_less(_level(-2.0), row) and clearly_less(row, _level(2.0))
+    within = clearly_less(level(-2.0), row) and clearly_less(row, level(2.0))
     return f"{row.mean:+.2f} points", within
 
 
@@ -287,6 +287,11 @@ STUDY = Study(
             "the divergence of unseen images falls with alpha, step by step: 0, 1, 4, 16", "the project's trial", _falls
         ),
         Claim("the penalty (alpha 4) raises the Fisher ratio", _PAPER, partial(_gains, "over alpha 0", FISHER)),
+        Claim(
+            "the penalty (alpha 4) raises the Fisher ratio of the embeddings",
+            "the project's question",
+            partial(_gains, "over alpha 0", FISHER_BEHIND),
+        ),
         Claim(
             "tuned ReLIC has the higher Fisher ratio than tuned InfoNCE",
             _PAPER,

@@ -33,14 +33,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from weigher.studies.harness import Claim, Context, Figures, Result, Row, Study, Tally, clearly_less, find_row
+from weigher.studies.paired import clearly_fewer, clearly_more, level, with_differences
 from weigher.studies.seqclr_names import (
     ABLATION,
     CHOICE,
     CHOICE_EER,
+    COMPARED,
     CONTEXT,
     EER,
+    FRAME,
     FROZEN,
     GAIN,
+    HEADLESS,
     INFO,
     INFOS,
     MNIST_FILE,
@@ -57,22 +61,26 @@ from weigher.studies.seqclr_names import (
     SPEECH_METHODS,
     SPEECH_TEMPERATURES,
     START,
+    STYLE,
     TEMPERATURES,
     TUNED,
+    VOICES_COMPARED,
+    WHOLE,
+    WINDOW,
     WRONG,
     Setting,
     Size,
-    arm,
+    labels,
 )
 
 if TYPE_CHECKING:  # torch is loaded by a run, not by listing the studies
-    from weigher.studies.seqclr_lines import LineEncoder, Lines
+    from weigher.pairs.lines import LineEncoder
+    from weigher.studies.seqclr_lines import Lines
 
     _Made = Callable[[], tuple[Lines, Lines, Lines]]
     _Taught = Callable[[], LineEncoder]
 
 _PAPER = "Aberdam et al. 2021"
-WINDOW, WHOLE = arm("window", "mlp"), arm("all", "mlp")
 
 
 def run(context: Context) -> list[Row]:
@@ -82,10 +90,10 @@ def run(context: Context) -> list[Row]:
     for name in size.sets:
         chosen: dict[str, str] = {}
         for seed in context.seeds:
-            tally.add(_lines(context, name, size, seed, chosen), name)
+            tally.add(with_differences(_lines(context, name, size, seed, chosen), COMPARED), name)
     temperatures: dict[str, float] = {}
     for seed in context.seeds:
-        tally.add(_speech_of(context, size, seed, temperatures), SPEECH)
+        tally.add(with_differences(_speech_of(context, size, seed, temperatures), VOICES_COMPARED), SPEECH)
     return tally.rows()
 
 
@@ -143,6 +151,7 @@ def _lines(context: Context, name: str, size: Size, seed: int, chosen: dict[str,
         found[method][f"{PLACES}, {PLAIN}"] = figures[PLACES]
     for metric, of in ((PLACES, ""), (f"{PLACES}, {PLAIN}", f", {PLAIN}")):
         found[WINDOW][GAIN + of] = found[WINDOW][metric] - found[WHOLE][metric]
+    found[WINDOW][STYLE] = found[WINDOW][GAIN] - found[WINDOW][f"{GAIN}, {PLAIN}"]
     if name == "digits" and seed == context.seeds[0]:
         drawn = context.part("instances", partial(_compared, made, partial(taught, methods[WINDOW]), size))
         _picture(drawn, context.out / "instances.png")
@@ -170,11 +179,11 @@ def _made(context: Context, name: str, size: Size, seed: int, *, styled: bool = 
 
 
 def _taught(learn: Lines, setting: Setting | None, size: Size, seed: int) -> LineEncoder:
-    from weigher.studies.seqclr_lines import line_encoder, pretrain_lines
+    from weigher.studies.seqclr_lines import line_encoder, teach
 
     encoder = line_encoder(learn, seed, "context" if setting is not None and setting.context else "visual")
     if setting is not None:
-        pretrain_lines(encoder, learn, setting.config(size.windows), epochs=size.epochs, seed=seed)
+        teach(encoder, learn, setting.config(size.windows), epochs=size.epochs, seed=seed)
     return encoder
 
 
@@ -203,15 +212,6 @@ def _read(made: _Made, taught: _Taught, given: Sequence[int | str], size: Size, 
         right, wrong = reading_errors(recogniser, test)
         found |= {f"{RIGHT}, {labels(share)}": right, f"{WRONG}, {labels(share)}": wrong}
     return found
-
-
-def labels(share: int | str) -> str:
-    """Return how a share of labels, or a frozen encoder, is called.
-
-    >>> labels(5), labels("frozen")
-    ('5 % of the labels', 'frozen encoder')
-    """
-    return f"{share} % of the labels" if isinstance(share, int) else f"{share} encoder"
 
 
 def _compared(made: _Made, taught: _Taught, size: Size) -> dict[str, Any]:
@@ -244,41 +244,21 @@ def _picture(drawn: dict[str, Any], path: Path) -> None:
     instances_picture(path, views, cosines, title="Windows of two views of one line, never seen")
 
 
-def _pair(rows: Sequence[Row], metric: str, low: str, high: str) -> tuple[str, bool]:
-    """Say two figures, and whether the first is clearly the lower."""
-    one, two = find_row(rows, low, metric), find_row(rows, high, metric)
-    return f"{one.mean:.1f} against {two.mean:.1f}", clearly_less(one, two)
-
-
-def _less_wrong(low: str, high: str, given: int | str, rows: Sequence[Row]) -> tuple[str, bool]:
-    return _pair(rows, f"digits: {WRONG}, {labels(given)}", low, high)
-
-
-def _told_better(low: str, high: str, rows: Sequence[Row]) -> tuple[str, bool]:
-    return _pair(rows, f"digits: {PLACES}", low, high)
-
-
 def _window_is_best(rows: Sequence[Row]) -> tuple[str, bool]:
-    named = {
-        mapping: find_row(rows, arm(mapping, "mlp"), f"digits: {PLACES}") for mapping in ("window", "frame", "all")
-    }
-    shown = ", ".join(f"{mapping} {row.mean:.1f}" for mapping, row in named.items())
-    return shown, all(clearly_less(named[other], named["window"]) for other in ("frame", "all"))
+    every = [clearly_more(WINDOW, other, f"digits: {PLACES}", rows) for other in (FRAME, WHOLE)]
+    return f"frames: {every[0][0]}; whole lines: {every[1][0]}", all(held for _, held in every)
 
 
 def _style_counts(rows: Sequence[Row]) -> tuple[str, bool]:
-    styled, plain = (find_row(rows, WINDOW, f"digits: {GAIN}{of}") for of in ("", f", {PLAIN}"))
-    return f"{styled.mean:+.1f} points with a style, {plain.mean:+.1f} without", clearly_less(plain, styled)
+    styled, plain = (find_row(rows, WINDOW, f"digits: {GAIN}{of}").mean for of in ("", f", {PLAIN}"))
+    apart = find_row(rows, WINDOW, f"digits: {STYLE}")
+    return f"{styled:+.1f} points with a style, {plain:+.1f} without", clearly_less(level(0.0), apart)
 
 
 def _voices(rows: Sequence[Row]) -> tuple[str, bool]:
     start, *taught = (find_row(rows, method, f"{SPEECH}: {EER}") for method in SPEECH_METHODS)
     shown = f"{start.mean:.1f} before; " + ", ".join(f"{row.method} {row.mean:.1f}" for row in taught)
-    return shown, all(clearly_less(row, start) for row in taught)
-
-
-def _whole_hears_voices(rows: Sequence[Row]) -> tuple[str, bool]:
-    return _pair(rows, f"{SPEECH}: {EER}", "whole crops", "SeqCLR, window")
+    return shown, all(clearly_fewer(row.method, START, f"{SPEECH}: {EER}", rows)[1] for row in taught)
 
 
 def plot(result: Result, path: Path) -> None:
@@ -304,32 +284,38 @@ STUDY = Study(
     run=run,
     claims=(
         Claim(
-            "SeqCLR, windows, tells digits better than the random start", _PAPER, partial(_told_better, START, WINDOW)
+            "SeqCLR, windows, tells digits better than the random start",
+            _PAPER,
+            partial(clearly_more, WINDOW, START, f"digits: {PLACES}"),
         ),
         Claim(
             "SeqCLR, tuned, tells digits better than InfoNCE over whole lines, tuned",
             _PAPER,
-            partial(_told_better, INFO, TUNED),
+            partial(clearly_more, TUNED, INFO, f"digits: {PLACES}"),
         ),
         Claim(
             "a decoder on the frozen encoder misreads less after SeqCLR than after InfoNCE",
             _PAPER,
-            partial(_less_wrong, TUNED, INFO, FROZEN),
+            partial(clearly_fewer, TUNED, INFO, f"digits: {WRONG}, {labels(FROZEN)}"),
         ),
         *(
             Claim(
                 f"fine-tuned SeqCLR misreads less than the same network alone, {labels(share)}",
                 _PAPER,
-                partial(_less_wrong, TUNED, SCRATCH, share),
+                partial(clearly_fewer, TUNED, SCRATCH, f"digits: {WRONG}, {labels(share)}"),
             )
             for share in SHARES
         ),
         Claim("windows do best of the three mappings", _PAPER, _window_is_best),
-        Claim("a head helps (mlp against none, windows)", _PAPER, partial(_told_better, arm("window", "none"), WINDOW)),
+        Claim(
+            "a head helps (mlp against none, windows)",
+            _PAPER,
+            partial(clearly_more, WINDOW, HEADLESS, f"digits: {PLACES}"),
+        ),
         Claim(
             "features of an LSTM do better than those of convolutions alone",
             _PAPER,
-            partial(_told_better, WINDOW, CONTEXT),
+            partial(clearly_more, CONTEXT, WINDOW, f"digits: {PLACES}"),
         ),
         Claim(
             "windows gain more over whole lines where lines have a style of their own",
@@ -342,7 +328,7 @@ STUDY = Study(
         Claim(
             "whole crops teach voices better than windows, which share a voice and are kept apart",
             "the project's target",
-            _whole_hears_voices,
+            partial(clearly_fewer, "whole crops", "SeqCLR, window", f"{SPEECH}: {EER}"),
         ),
     ),
     plot=plot,

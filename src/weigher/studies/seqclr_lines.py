@@ -1,32 +1,26 @@
-"""Lines of handwritten digits for the study of SeqCLR: made-up lines, an encoder of frames, and a recogniser (CTC)."""
+"""Lines of handwritten digits for the study of SeqCLR: made-up lines, what is learned of them, a recogniser (CTC)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from weigher.core.weights import length_mask
 from weigher.io.image_sets import read_images
 from weigher.pairs.evaluation import linear_probe
-from weigher.pairs.pretraining import PretrainConfig, pretrain_drawn
-from weigher.pairs.seqclr import SeqCLRConfig, SeqCLRLoss
-from weigher.pairs.sequence_views import LineViewConfig, check_aligned, furthest, line_view
-from weigher.pairs.sequences import Aligned
+from weigher.pairs.lines import STRIDE, LineEncoder, Representation, pretrain_lines
+from weigher.pairs.pretraining import PretrainConfig
+from weigher.pairs.seqclr import SeqCLRConfig
+from weigher.pairs.sequence_views import LineViewConfig, line_view
 from weigher.train.loop import History, LoopConfig, fit
 
-STRIDE = 2
-"""Pixels to a frame."""
 VIEWS = LineViewConfig(shift_pixels=0.3, slant=0.03)
 """Two views are less than a pixel apart: half a frame."""
-Representation = Literal["visual", "context", "both"]
 _SHORTEST, _LONGEST = 3, 6
 
 
@@ -128,43 +122,6 @@ def _styled(drawn: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     return (gain * moved + (1 - moved) * (ground + stripes)).astype(np.float32)
 
 
-class LineEncoder(nn.Module):
-    """Images of lines -> a feature vector for every two pixels: three convolutions, and an LSTM both ways.
-
-    The features are those of the convolutions ("visual"), of the LSTM ("context"), or both side by side. Padding is not
-    seen, but for the statistics of the normalisation in training.
-
-    >>> features, lengths = LineEncoder(12)(torch.zeros(2, 1, 12, 20), torch.tensor([20, 13]))
-    >>> features.shape, lengths.tolist()
-    (torch.Size([2, 10, 64]), [10, 7])
-    """
-
-    def __init__(self, height: int, representation: Representation = "visual", width: int = 64):
-        super().__init__()
-        self.representation = representation
-        self.convolutions = nn.ModuleList(
-            [nn.Conv2d(1, 16, 3, 2, 1), nn.Conv2d(16, 32, 3, (2, 1), 1), nn.Conv2d(32, 48, 3, 1, 1)]
-        )
-        self.norms = nn.ModuleList([nn.BatchNorm2d(16), nn.BatchNorm2d(32), nn.BatchNorm2d(48)])
-        self.visual = nn.Linear(48 * -(height // -4), width)
-        self.context = nn.LSTM(width, width // 2, batch_first=True, bidirectional=True)
-        self.features = 2 * width if representation == "both" else width
-
-    def forward(self, images: Tensor, widths: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features [b, t, f] of images [b, 1, h, w], 0 beyond their widths, and lengths [b]."""
-        lengths = (widths + STRIDE - 1) // STRIDE
-        real = length_mask(lengths, -(images.shape[3] // -STRIDE))[:, None, None]
-        x = images
-        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            x = F.relu(norm(convolution(x))) * real
-        seen = F.relu(self.visual(x.permute(0, 3, 1, 2).flatten(2)))
-        if self.representation == "visual":
-            return seen, lengths
-        packed = pack_padded_sequence(seen, lengths, batch_first=True, enforce_sorted=False)
-        read, _ = pad_packed_sequence(self.context(packed)[0], batch_first=True, total_length=seen.shape[1])
-        return (read if self.representation == "context" else torch.cat([seen, read], 2)), lengths
-
-
 def line_encoder(lines: Lines, seed: int, representation: Representation = "visual") -> LineEncoder:
     """Return the encoder that every method of a seed starts from."""
     with torch.random.fork_rng():
@@ -172,25 +129,11 @@ def line_encoder(lines: Lines, seed: int, representation: Representation = "visu
         return LineEncoder(lines.images.shape[2], representation).eval()
 
 
-def pretrain_lines(
-    encoder: LineEncoder, lines: Lines, config: SeqCLRConfig, *, epochs: int, batch: int = 48, seed: int
-) -> History:
-    """Teach `encoder` in place by two views of each line; the labels are not looked at.
-
-    Raises RequestError where the views would be further apart than half an instance.
-    """
-    shortest, height = int(lines.widths.min()), lines.images.shape[2]
-    check_aligned(VIEWS.apart(height), furthest(shortest, config.mapping, config.windows, stride=STRIDE))
-
-    def draw(chosen: np.ndarray, generator: np.random.Generator) -> list[tuple[Tensor, Tensor]]:
-        part = lines[torch.from_numpy(chosen)]
-        return [(line_view(part.images, part.widths, VIEWS, generator), part.widths) for _ in range(2)]
-
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        loss = Aligned(SeqCLRLoss(config, encoder.features))
-    loop = PretrainConfig(epochs=epochs, batch=batch, seed=seed)
-    history = pretrain_drawn(encoder, loss, len(lines), draw, loop, device="cpu")
+def teach(encoder: LineEncoder, lines: Lines, config: SeqCLRConfig, *, epochs: int, seed: int) -> History:
+    """Teach `encoder` in place by two views of each line; the labels are not looked at."""
+    loop = PretrainConfig(epochs=epochs, batch=48, seed=seed)
+    given = (encoder.features, lines.images, lines.widths, config)
+    history = pretrain_lines(encoder, *given, loop=loop, views=VIEWS, device="cpu")
     encoder.eval()
     return history
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING, Literal
 
+from weigher.studies.paired import Comparison
+
 if TYPE_CHECKING:  # torch is loaded by a run, not by listing the studies
     from weigher.pairs.seqclr import SeqCLRConfig
 
@@ -16,6 +18,7 @@ INFO, TUNED = "InfoNCE over whole lines, tuned", "SeqCLR, tuned"
 CONTEXT = "SeqCLR, window, head mlp, features of an LSTM"
 PLACES, CHOICE = "digits told at their places %", "digits told at their places %, to choose by"
 GAIN = "gain over whole lines, points"
+STYLE = f"{GAIN}, with a style less without"
 RIGHT, WRONG, FROZEN = "lines read rightly %", "digits misread %", "frozen"
 EER, NEAREST = "equal error rate %", "nearest is the same voice %"
 CHOICE_EER = "equal error rate %, people heard"
@@ -56,6 +59,8 @@ def arm(mapping: Mapping, head: Head) -> str:
     return f"whole lines, head {head}" if mapping == "all" else f"SeqCLR, {mapping}, head {head}"
 
 
+WINDOW, WHOLE = arm("window", "mlp"), arm("all", "mlp")
+FRAME, HEADLESS = arm("frame", "mlp"), arm("window", "none")
 ABLATION = {arm(mapping, head): Setting(mapping, head) for mapping, head in product(_MAPPINGS, _HEADS)}
 SETTINGS = [name for name, setting in ABLATION.items() if setting.mapping != "all"]
 """What SeqCLR may choose from."""
@@ -71,6 +76,30 @@ SPEECH_METHODS = {
 }
 SPEECH_TEMPERATURES = (0.01, 0.02, 0.05, 0.1)
 """What each way of teaching speech may choose from, by telling apart, with the first seed, the people it has heard."""
+
+
+def labels(share: int | str) -> str:
+    """Return how a share of labels, or a frozen encoder, is called.
+
+    >>> labels(5), labels("frozen")
+    ('5 % of the labels', 'frozen encoder')
+    """
+    return f"{share} % of the labels" if isinstance(share, int) else f"{share} encoder"
+
+
+COMPARED: list[Comparison] = [
+    (WINDOW, START, PLACES),
+    (TUNED, INFO, PLACES),
+    (TUNED, INFO, f"{WRONG}, {labels(FROZEN)}"),
+    *((TUNED, SCRATCH, f"{WRONG}, {labels(share)}") for share in SHARES),
+    *((WINDOW, other, PLACES) for other in (FRAME, WHOLE, HEADLESS)),
+    (CONTEXT, WINDOW, PLACES),
+]
+VOICES_COMPARED: list[Comparison] = [
+    *((method, START, EER) for method in SPEECH_METHODS if method != START),
+    ("whole crops", "SeqCLR, window", EER),
+]
+"""What is compared seed by seed."""
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import Literal, TypeVar, get_args
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from weigher.pairs.pretraining import ImageEncoder, ImageEncoderConfig
-from weigher.pairs.views import ViewConfig
+from weigher.pairs.pretraining import ImageEncoder, ImageEncoderConfig, PretrainConfig, pretrain_drawn
+from weigher.pairs.views import ViewConfig, random_views
 from weigher.studies.harness import Context, Figures
 
 T = TypeVar("T")
@@ -79,6 +79,42 @@ def new_encoder(data: str, seed: int, *, embedding: int = ImageEncoderConfig.emb
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return ImageEncoder(shape)
+
+
+class _WithLabels(nn.Module):
+    """An encoder whose views carry their labels to the loss."""
+
+    def __init__(self, encoder: ImageEncoder):
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return self.encoder(images), labels
+
+
+class _CrossEntropy(nn.Module):
+    """A linear layer on embeddings, and how surprising the labels are to it."""
+
+    def __init__(self, embedding: int, classes: int):
+        super().__init__()
+        self.layer = nn.Linear(embedding, classes)
+
+    def forward(self, *views: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        each = [F.cross_entropy(self.layer(embeddings), labels) for embeddings, labels in views]
+        return {"loss": torch.stack(each).mean()}
+
+
+def teach_by_labels(encoder: ImageEncoder, images: Tensor, labels: Tensor, config: PretrainConfig) -> None:
+    """Teach an encoder to tell labels from its embeddings, as long and on such views as the others without labels."""
+
+    def draw(chosen: np.ndarray, generator: np.random.Generator) -> list[tuple[Tensor, Tensor]]:
+        some = torch.from_numpy(chosen)
+        return [(random_views(images[some], config.views, generator), labels[some]) for _ in range(2)]
+
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        loss = _CrossEntropy(encoder.config.embedding, int(labels.max()) + 1)
+    pretrain_drawn(_WithLabels(encoder), loss, len(images), draw, config, device="cpu")
 
 
 def corrupted(images: Tensor, kind: Corruption, generator: np.random.Generator) -> Tensor:

@@ -32,7 +32,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from weigher.studies.harness import Claim, Context, Figures, Result, Row, Study, Tally, clearly_less, find_row
+from weigher.studies.harness import Claim, Context, Figures, Result, Row, Rule, Study, Tally, clearly_less, find_row
+from weigher.studies.paired import Comparison, clearly_more, level, with_differences
 from weigher.studies.swav_recipes import (
     BELOW,
     CHOICE,
@@ -70,6 +71,14 @@ if TYPE_CHECKING:  # torch is loaded by a run, not by listing the studies
 
 FILES = {MNIST: "mnist10k/mnist10k.npz", CIFAR: "cifar10/train.parquet"}
 _PAPER = "Caron et al. 2020"
+COMPARED: list[Comparison] = [
+    *((SWAV, other, FEW) for other in (INFO, HARD, TINY_CROPS)),
+    (START, UNBALANCED, FEW),
+    (WITH_QUEUE, SMALL_BATCH, FEW),
+    (SWAV, INFO, PURITY),
+]
+CROPS_COMPARED: Comparison = (MANY_CROPS, TWO_CROPS, BELOW)
+"""What is compared seed by seed: of the digits, and of larger images."""
 
 
 def run(context: Context) -> list[Row]:
@@ -92,10 +101,12 @@ def run(context: Context) -> list[Row]:
         temperature, epsilon = TEMPERATURES[chosen[INFO]], EPSILONS[chosen[SWAV]]
         found = measure(DIGITS, digits, recipes(size, temperature, epsilon))
         drawn = drawn or {name: found[name][COUNTS] for name in (START, INFO, SWAV, UNBALANCED)}
-        tally.add(with_gains({method: _numbers(figures) for method, figures in found.items()}), DIGITS)
+        told = with_gains({method: _numbers(figures) for method, figures in found.items()})
+        tally.add(with_differences(told, COMPARED), DIGITS)
         for name, read, epochs in larger:
             found = measure(name, read, crops(epochs, epsilon))
-            tally.add({method: _numbers(figures) for method, figures in found.items()}, name)
+            told = {method: _numbers(figures) for method, figures in found.items()}
+            tally.add(with_differences(told, [CROPS_COMPARED]), name)
     _draw(drawn, context.out / "prototypes.png")
     return tally.rows()
 
@@ -142,29 +153,28 @@ def _draw(drawn: dict[str, Any], path: Path) -> None:
     prototype_columns(path, panels, kinds=kinds, title="Digits never seen, at their nearest of 64 prototypes")
 
 
-def _level(value: float) -> Row:
-    return Row.of("level", "level", [value])
+def _more(method: str, other: str, metric: str = FEW) -> Rule:
+    return partial(clearly_more, method, other, f"{DIGITS}: {metric}")
 
 
-def _more(data: str, metric: str, more: str, less: str, rows: Sequence[Row], *, other: str = "") -> tuple[str, bool]:
-    """Say whether the first method has clearly more of a metric than the second (of its metric `other`)."""
-    high, low = find_row(rows, more, f"{data}: {metric}"), find_row(rows, less, f"{data}: {other or metric}")
-    return f"{high.mean:.1f} against {low.mean:.1f}", clearly_less(low, high)
+def _purer_than_k_means(rows: Sequence[Row]) -> tuple[str, bool]:
+    ours, other = find_row(rows, SWAV, f"{DIGITS}: {PURITY}"), find_row(rows, INFO, f"{DIGITS}: {K_MEANS}")
+    return f"{ours.mean:.1f} against {other.mean:.1f}", clearly_less(other, ours)
 
 
 def _uses_most(rows: Sequence[Row]) -> tuple[float, bool]:
     row = find_row(rows, SWAV, f"{DIGITS}: {USED}")
-    return row.mean, clearly_less(_level(48), row)
+    return row.mean, clearly_less(level(48), row)
 
 
 def _uses_one(rows: Sequence[Row]) -> tuple[float, bool]:
     row = find_row(rows, UNBALANCED, f"{DIGITS}: {USED}")
-    return row.mean, clearly_less(row, _level(3)) or row.mean == 1
+    return row.mean, clearly_less(row, level(3)) or row.mean == 1
 
 
 def _has_most(rows: Sequence[Row]) -> tuple[float, bool]:
     row = find_row(rows, SWAV, f"{DIGITS}: {SHARE}")
-    return row.mean, clearly_less(_level(80), row)
+    return row.mean, clearly_less(level(80), row)
 
 
 def plot(result: Result, path: Path) -> None:
@@ -191,35 +201,35 @@ STUDY = Study(
     run=run,
     claims=(
         Claim("SwAV has 80 % of the gain of tuned InfoNCE", "the project's target", _has_most),
-        Claim("SwAV beats tuned InfoNCE with 20 labels", _PAPER, partial(_more, DIGITS, FEW, SWAV, INFO)),
+        Claim("SwAV beats tuned InfoNCE with 20 labels", _PAPER, _more(SWAV, INFO)),
         Claim("SwAV uses most prototypes (more than 48 of 64)", _PAPER, _uses_most),
         Claim("without balance prototypes become one", _PAPER, _uses_one),
         Claim(
             "without balance a probe does worse than at the start",
             "the project's expectation",
-            partial(_more, DIGITS, FEW, START, UNBALANCED),
+            _more(START, UNBALANCED),
         ),
         Claim(
             "prototypes are purer than random ones among InfoNCE's embeddings",
             "the project's expectation",
-            partial(_more, DIGITS, PURITY, SWAV, INFO),
+            _more(SWAV, INFO, PURITY),
         ),
         Claim(
             "prototypes are purer than k-means of InfoNCE's embeddings",
             "the project's question",
-            partial(_more, DIGITS, PURITY, SWAV, INFO, other=K_MEANS),
+            _purer_than_k_means,
         ),
-        Claim("soft codes are better than hard ones", _PAPER, partial(_more, DIGITS, FEW, SWAV, HARD)),
-        Claim("a queue helps batches of 16", _PAPER, partial(_more, DIGITS, FEW, WITH_QUEUE, SMALL_BATCH)),
+        Claim("soft codes are better than hard ones", _PAPER, _more(SWAV, HARD)),
+        Claim("a queue helps batches of 16", _PAPER, _more(WITH_QUEUE, SMALL_BATCH)),
         Claim(
             "small crops of images of 8 x 8 do harm",
             "the project's expectation",
-            partial(_more, DIGITS, FEW, SWAV, TINY_CROPS),
+            _more(SWAV, TINY_CROPS),
         ),
         Claim(
             "small crops of images of 28 x 28 do better than more epochs of as many pixels",
             _PAPER,
-            partial(_more, MNIST, BELOW, MANY_CROPS, TWO_CROPS),
+            partial(clearly_more, *CROPS_COMPARED[:2], f"{MNIST}: {BELOW}"),
         ),
     ),
     plot=plot,
