@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from weigher.train.parameters import add_to_mean, parameter_groups, parameters_replaced, put_parameters
+from weigher.train.parameters import add_to_mean, clip_gradients, parameter_groups, parameters_replaced, put_parameters
 
 
 class Every(nn.Module):
@@ -33,6 +33,38 @@ def test_biases_norms_and_vectors_do_not_decay():
         "embedding.weight",
     }
     assert len(decay["params"]) + len(free["params"]) == len(names)
+
+
+def with_gradients(scale, dtype=torch.float32):
+    model = nn.Linear(3, 2).to(dtype)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.grad = scale * torch.randn(parameter.shape, generator=generator).to(dtype)
+    return model
+
+
+@pytest.mark.parametrize("most", [None, 0.5, 100.0])
+def test_clipping_is_torch_s_to_the_last_bit(most):
+    ours, theirs = with_gradients(3.0), with_gradients(3.0)
+    assert clip_gradients(ours, most) == nn.utils.clip_grad_norm_(theirs.parameters(), most or torch.inf)
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad)
+
+
+@pytest.mark.parametrize("scale", [1e20, 1e30, 1e38])
+def test_a_gradient_whose_squares_overflow_keeps_its_direction(scale):
+    ours, exact = with_gradients(scale), with_gradients(scale, torch.float64)
+    norm = clip_gradients(ours, 1.0)
+    torch.testing.assert_close(norm.double(), nn.utils.clip_grad_norm_(exact.parameters(), 1.0), rtol=1e-6, atol=0)
+    for one, other in zip(ours.parameters(), exact.parameters(), strict=True):
+        torch.testing.assert_close(one.grad.double(), other.grad, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("wrong", [torch.inf, torch.nan])
+def test_a_gradient_that_is_not_finite_is_told_by_its_length(wrong):
+    model = with_gradients(1.0)
+    model.bias.grad[0] = wrong
+    assert not clip_gradients(model, 1.0).isfinite()
 
 
 def test_the_mean_is_that_of_torch_s_averaged_model():

@@ -23,7 +23,7 @@ from weigher.errors import RequestError, WeigherError
 from weigher.train import distribution, state
 from weigher.train.config import LoopConfig, learning_rate
 from weigher.train.logging import Metrics, Record
-from weigher.train.parameters import add_to_mean, parameter_groups, parameters_replaced, put_parameters
+from weigher.train.parameters import add_to_mean, clip_gradients, parameter_groups, parameters_replaced, put_parameters
 
 M = TypeVar("M", bound=nn.Module)
 B = TypeVar("B")
@@ -203,7 +203,7 @@ class _Run:
         outputs = self.forward(batch)
         _check_names(outputs, "step", needs="loss")
         outputs["loss"].backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm or math.inf)
+        norm = clip_gradients(self.model, config.clip_norm)
         items = outputs.pop("items", None)
         if items is None:
             items = next((len(tensor) for _, tensor in distribution.tensors_in(batch) if tensor.dim()), 1)

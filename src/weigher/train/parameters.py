@@ -1,4 +1,4 @@
-"""A model's parameters: which of them decay, and the mean of what they were over the last steps.
+"""A model's parameters: which of them decay, their gradients made shorter, and the mean over the last steps.
 
     mean_n = mean_{n-1} + (parameter - mean_{n-1}) / n      for the n-th step taken into it
 
@@ -37,6 +37,34 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         raise RequestError(f"{type(model).__name__} has no parameter to train; thaw one (requires_grad_(True))")
     groups = ({"params": decay, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0})
     return [group for group in groups if group["params"]]
+
+
+def clip_gradients(model: nn.Module, most: float | None) -> Tensor:
+    """Shorten the gradients of all parameters, as one vector, to the length `most`, and return the length they had.
+
+        g <- g min(1, most / ||g||_2)
+
+    What is finite stays so: numbers of which the squares overflow, as a recurrent network sends back through a long
+    text, keep their direction. None shortens nothing.
+
+    >>> layer = nn.Linear(2, 1, bias=False)
+    >>> layer.weight.grad = torch.tensor([[3e30, 4e30]])
+    >>> f"{clip_gradients(layer, 1.0):.3g}", [round(number, 3) for number in layer.weight.grad[0].tolist()]
+    ('5e+30', [0.6, 0.8])
+    """
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    if most is None:
+        return norm
+    if norm.isinf() and all(bool(gradient.isfinite().all()) for gradient in gradients):
+        largest = torch.stack([gradient.abs().amax().to(norm.device) for gradient in gradients]).amax()
+        for gradient in gradients:
+            gradient.div_(largest.to(gradient.device))
+        norm = nn.utils.get_total_norm(gradients)
+        nn.utils.clip_grads_with_norm_(model.parameters(), most, norm)
+        return norm.double() * largest
+    nn.utils.clip_grads_with_norm_(model.parameters(), most, norm)
+    return norm
 
 
 @torch.no_grad()
