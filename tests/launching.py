@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
 
 def torchrun(*command):
     """Run a file, or `-m` and a module, with arguments, in two processes; return exit status, output, errors."""
@@ -23,3 +25,10 @@ def torchrun(*command):
             job.terminate()  # a kill would leave the workers behind
             raise
     return job.returncode, printed, errors
+
+
+def saved_by_workers(file, folder):
+    """Run a test file in two processes, and return what each of them has saved in the folder, as its rank and `.pt`."""
+    code, _, errors = torchrun(file, folder)
+    assert (code, errors) == (0, "")
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]

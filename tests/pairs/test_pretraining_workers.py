@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from launching import torchrun
+from launching import saved_by_workers
 from weigher.pairs.align_uniform import AlignUniformConfig, AlignUniformLoss
 from weigher.pairs.info_nce import InfoNCELoss
 from weigher.pairs.pretraining import PretrainConfig, pretrain_drawn
@@ -95,10 +95,7 @@ def worker(folder):
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("workers")
-    code, _, errors = torchrun(__file__, folder)
-    assert (code, errors) == (0, "")
-    return [torch.load(folder / f"{r}.pt", weights_only=True) for r in (0, 1)]
+    return saved_by_workers(__file__, tmp_path_factory.mktemp("workers"))
 
 
 @pytest.mark.parametrize("case", CASES)

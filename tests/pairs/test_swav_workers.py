@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from launching import torchrun
+from launching import saved_by_workers
 from weigher.pairs.swav import SwAVConfig, SwAVLoss
 from weigher.train import join_workers, rank
 
@@ -45,10 +45,7 @@ def worker(folder):
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("workers")
-    code, _, errors = torchrun(__file__, folder)
-    assert (code, errors) == (0, "")
-    return [torch.load(folder / f"{r}.pt", weights_only=True) for r in (0, 1)]
+    return saved_by_workers(__file__, tmp_path_factory.mktemp("workers"))
 
 
 def close(found, expected, name):

@@ -130,7 +130,7 @@ def test_a_seed_starts_every_method_from_the_same_weights():
     assert not torch.equal(one, other)
 
 
-def test_an_encoder_learns_from_labels_and_from_the_same_start():
+def test_an_encoder_that_is_taught_by_labels_parts_them():
     images, labels = small_images.read(None, 400)
     made = {
         told: study._trained("digits", study.TAUGHT, 0, (images, order), epochs=20)
