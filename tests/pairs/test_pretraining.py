@@ -273,6 +273,7 @@ DEAD = torch.tensor([[1.0, 0.0, 0.0], [math.nan, 0.0, 0.0], [0.0, 0.0, 1.0]])
         (lambda: PretrainConfig(batch=1), "batch = 1"),
         (lambda: PretrainConfig(target_momentum=1.0), "target_momentum = 1.0"),
         (lambda: ImageEncoderConfig(channels=()), "at least one"),
+        (lambda: ImageEncoderConfig(first_stride=0), "first_stride=0"),
         (lambda: ViewConfig(scale=1.0), "scale = 1.0"),
         (lambda: InfoNCELoss(0.0), "temperature = 0.0"),
         (lambda: InfoNCELoss()(torch.eye(2)[:1], torch.eye(2)[:1]), "this batch has 1"),
@@ -375,6 +376,15 @@ def test_what_is_probed_is_a_fifth_that_no_label_was_taken_of():
     assert probed(alone, torch.arange(50) % 25)["linear probe"] < 0.3
     with pytest.raises(RequestError, match="10 rows and 2 classes"):
         probed(x[:9], y[:9])
+
+
+def test_a_first_stride_of_two_looks_at_every_second_place():
+    one, two = (encoder(config=ImageEncoderConfig(channels=(4,), first_stride=stride)) for stride in (1, 2))
+    x, _ = images(5)
+    everywhere = torch.nn.functional.conv2d(x, one.backbone[0].weight, one.backbone[0].bias, padding=1).relu()
+    half = torch.nn.functional.adaptive_avg_pool2d(everywhere[:, :, ::2, ::2], 2).flatten(1)
+    assert torch.allclose(two.features(x), half, atol=1e-6)
+    assert not torch.allclose(one.features(x), half, atol=1e-3)
 
 
 def test_encoding_leaves_the_encoder_as_it_was():

@@ -102,7 +102,7 @@ def test_settings_are_chosen_by_what_is_compared_and_by_no_label_of_the_unseen_i
     place = {image.numpy().tobytes() for image in seen}
     unseen = torch.tensor([image.numpy().tobytes() not in place for image in images])
     wrong = torch.where(unseen, (labels + 1) % 10, labels)
-    size = study.Size(1, {}, draws=1)
+    size = study.Size({"digits": (300, 1)}, draws=1)
     one, two = (
         study._figures(size, lambda told=told: (images, told), "digits", study.START, 0) for told in (labels, wrong)
     )
@@ -141,7 +141,7 @@ def test_an_encoder_that_is_taught_by_labels_parts_them():
 
 
 def test_a_tiny_run_gives_every_method_its_rows_and_two_pictures(tmp_path, monkeypatch):
-    monkeypatch.setitem(study.SIZES, "small", study.Size(1, {"digits": 400}, draws=1))
+    monkeypatch.setitem(study.SIZES, "small", study.Size({"digits": (400, 1)}, draws=1))
     context = Context(data=None, seeds=(0, 1), budget="small", out=tmp_path, progress=lambda *_: None)
     result = run_study(study.STUDY, context)
     found = {(row.method, row.metric): row for row in result.rows}

@@ -117,13 +117,13 @@ def test_images_are_spoiled_as_it_is_called():
 
 
 def test_a_tiny_run_gives_every_setting_its_rows_and_a_picture(tmp_path, monkeypatch):
-    monkeypatch.setitem(study.SIZES, "small", study.Size(1, {"digits": 500}, draws=1))
+    monkeypatch.setitem(study.SIZES, "small", study.Size({"digits": (500, 1)}, draws=1))
     really, measured = study._figures, {}
 
-    def figures(read, data, method, seed, size):
+    def figures(size, read, data, method, seed):
         """Two settings are measured; the others, which cost as much each, take what the last of them gave."""
         if method in (study.START, study.SLOW_FOUR) or not measured:
-            measured["last"] = really(read, data, method, seed, size)
+            measured["last"] = really(size, read, data, method, seed)
         return measured["last"]
 
     monkeypatch.setattr(study, "_figures", figures)

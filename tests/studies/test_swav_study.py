@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from weigher.pairs import ImageEncoderConfig
 from weigher.studies import swav as study
 from weigher.studies import swav_recipes as names
 from weigher.studies import swav_runs as runs
@@ -84,7 +85,7 @@ def test_gains_are_over_the_start_of_the_seed():
 
 
 def test_small_crops_have_as_many_pixels_as_more_epochs():
-    world = runs.World(torch.rand(3, 1, 28, 28), torch.zeros(3, dtype=torch.int64), (4,))
+    world = runs.World(torch.rand(3, 1, 28, 28), torch.zeros(3, dtype=torch.int64), ImageEncoderConfig(channels=(4,)))
     pixels = {}
     for name, recipe in names.crops(30, 0.01).items():
         if recipe.epochs:

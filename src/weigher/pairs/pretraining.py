@@ -46,13 +46,16 @@ class ImageEncoderConfig:
     """Channels of the images."""
     channels: tuple[int, ...] = (16, 32, 64)
     """Channels of the convolutions; each after the first halves the image."""
+    first_stride: int = 1
+    """Step of the first convolution: 2 halves the image there, too, at half the work."""
     hidden: int = 128
     """Width of the projection between features and embedding, where batch norm stands."""
     embedding: int = 64
     """Numbers of an embedding; 2 lie on the circle."""
 
     def __post_init__(self) -> None:
-        if min(self.colours, self.hidden, self.embedding, *self.channels, len(self.channels)) < 1:
+        sizes = (self.colours, self.first_stride, self.hidden, self.embedding, *self.channels, len(self.channels))
+        if min(sizes) < 1:
             raise RequestError(f"{self}: an encoder needs at least one of everything")
 
 
@@ -73,7 +76,8 @@ class ImageEncoder(nn.Module):
         layers: list[nn.Module] = []
         before = self.config.colours
         for place, after in enumerate(self.config.channels):
-            layers += [nn.Conv2d(before, after, 3, stride=2 if place else 1, padding=1), nn.ReLU()]
+            stride = 2 if place else self.config.first_stride
+            layers += [nn.Conv2d(before, after, 3, stride=stride, padding=1), nn.ReLU()]
             before = after
         self.backbone = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten())
         hidden = self.config.hidden
@@ -84,7 +88,8 @@ class ImageEncoder(nn.Module):
 
     def features(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
         """Return what a task builds on: `[b, f]`, f four times the last channels."""
-        return self.backbone(images)
+        # colours side by side in memory: convolutions on a CPU take a quarter less time so
+        return self.backbone(images.contiguous(memory_format=torch.channels_last))
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b e"]:
         """Return embeddings, of any length, for a loss of pairs.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
@@ -25,6 +26,12 @@ VIEWS = {
     DIGITS: ViewConfig(),
     CIFAR: ViewConfig(rotation_degrees=10, shift=0.15, scale=0.25, gain=0.5, noise=0.03, mirror=True),
 }
+ENCODERS = {
+    DIGITS: ImageEncoderConfig(colours=1, channels=(16, 32, 64)),
+    CIFAR: ImageEncoderConfig(colours=3, channels=(32, 64, 128), first_stride=2),
+}
+BATCHES = {DIGITS: 256, CIFAR: 128}
+"""Images of a batch. Of CIFAR-10, half the batch does in 20 epochs what 256 do in 40."""
 
 
 def once(read: Callable[[], T]) -> Callable[[], T]:
@@ -74,11 +81,14 @@ def every_seed(
 
 def new_encoder(data: str, seed: int, *, embedding: int = ImageEncoderConfig.embedding) -> ImageEncoder:
     """Return the encoder that every method of a seed starts from."""
-    colours, channels = (1, (16, 32, 64)) if data == DIGITS else (3, (32, 64, 128, 256))
-    shape = ImageEncoderConfig(colours, channels, embedding=embedding)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return ImageEncoder(shape)
+        return ImageEncoder(replace(ENCODERS[data], embedding=embedding))
+
+
+def config(data: str, epochs: int, seed: int, *, target_momentum: float | None = None) -> PretrainConfig:
+    """Return how every method of a study learns from a set."""
+    return PretrainConfig(epochs, BATCHES[data], views=VIEWS[data], target_momentum=target_momentum, seed=seed)
 
 
 class _WithLabels(nn.Module):

@@ -19,8 +19,8 @@ Measured on images never seen:
     prototypes used of 64                  nearest to one image at least; random prototypes where a loss has none
     purity %                               images of the main class of their nearest prototype (or k-means centre)
 
-small: digits and 1,700 images of MNIST; about 12 minutes for five seeds on one idle core (reckoned from single runs).
-full: all 8,500 of MNIST, and 5,000 images of CIFAR-10; about two and a half hours (reckoned likewise).
+small: digits and 1,700 images of MNIST; about 8 minutes for five seeds on one core. full: all 8,500 of MNIST, and 5,000
+images of CIFAR-10; about three quarters of an hour.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class Size:
     """Times that few labels are drawn."""
 
 
-SIZES = {"small": Size(), "full": Size(larger=((MNIST, 8500, 30), (CIFAR, 5000, 90)))}
+SIZES = {"small": Size(), "full": Size(larger=((MNIST, 8500, 15), (CIFAR, 5000, 45)))}
 
 
 def settings(size: Size) -> dict[str, Recipe]:

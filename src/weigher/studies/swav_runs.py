@@ -19,6 +19,7 @@ from weigher.pairs.info_nce import InfoNCELoss
 from weigher.pairs.pretraining import ImageEncoder, ImageEncoderConfig, PretrainConfig, pretrain
 from weigher.pairs.swav import SwAVConfig, SwAVLoss
 from weigher.pairs.views import ViewConfig, random_views
+from weigher.studies import small_images
 from weigher.studies.swav_recipes import (
     BELOW,
     CHOICE,
@@ -43,11 +44,11 @@ Views = Callable[[Tensor, np.random.Generator], list[Tensor]]
 
 @dataclass(frozen=True)
 class World:
-    """Images float `[n, c, h, w]` from 0 to 1 and labels `[n]`, and the channels of the encoder they need."""
+    """Images float `[n, c, h, w]` from 0 to 1 and labels `[n]`, and the shape of the encoder they need."""
 
     images: Tensor
     labels: Tensor
-    channels: tuple[int, ...]
+    encoder: ImageEncoderConfig
 
     def split(self, seed: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Return images and labels to train on, 3 of 5, and those never seen."""
@@ -58,20 +59,14 @@ class World:
 
 def digits(count: int) -> World:
     """Return scikit-learn's digits, 8 x 8."""
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits(return_X_y=True)
-    made = torch.from_numpy(images.astype(np.float32) / 16).view(-1, 1, 8, 8)
-    return World(made[:count], torch.from_numpy(labels.astype(np.int64))[:count], (16, 32, 64))
+    return World(*small_images.read(None, count), small_images.ENCODERS[small_images.DIGITS])
 
 
 def larger_images(path: Path, count: int) -> World:
     """Return the first images of a file such as those of MNIST or CIFAR-10."""
-    from weigher.io.image_sets import read_images
-
-    images, labels = read_images(path, count)
-    made = torch.from_numpy(images.astype(np.float32) / 255).permute(0, 3, 1, 2).contiguous()
-    return World(made, torch.from_numpy(labels), (8, 16, 32) if made.shape[1] == 1 else (16, 32, 64))
+    images, labels = small_images.read(path, count)
+    grey = ImageEncoderConfig(channels=(8, 16, 32))
+    return World(images, labels, grey if images.shape[1] == 1 else small_images.ENCODERS[small_images.CIFAR])
 
 
 def views_of(world: World, *, small_crops: bool) -> Views:
@@ -93,7 +88,7 @@ def taught(world: World, images: Tensor, recipe: Recipe, seed: int) -> tuple[Ima
     """Return an encoder taught by a recipe, and its loss; all of a seed start from the same weights."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        encoder = ImageEncoder(ImageEncoderConfig(images.shape[1], world.channels, embedding=64))
+        encoder = ImageEncoder(world.encoder)
     if recipe.loss == "none":
         return encoder, None
     loss: nn.Module = InfoNCELoss(recipe.temperature)
