@@ -11,7 +11,7 @@ import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launching import torchrun
+from launching import saved_by_workers
 from weigher.errors import RequestError
 from weigher.examples.area_under_margin import AreaUnderMargin, ThresholdClass, find_label_errors
 from weigher.train.distribution import join_workers, rank
@@ -171,10 +171,7 @@ class _Recording(torch.nn.Module):
 
 
 def test_workers_hold_what_all_saw_within_a_shared_model_and_after_a_resume(tmp_path):
-    code, _, errors = torchrun(__file__, tmp_path)
-    assert (code, errors) == (0, "")
-    for part in range(2):
-        once, resumed, count = torch.load(tmp_path / f"{part}.pt", weights_only=True)
+    for once, resumed, count in saved_by_workers(__file__, tmp_path):
         assert once.tolist() == [2.0, 4.0, 6.0, 8.0]  # (1 + 2 + 3) / 3 times the margin
         assert resumed.tolist() == [1.5, 3.0, 4.5, 6.0]
         assert count.tolist() == [4, 4, 4, 4]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch.autograd import gradcheck
 
 from contract import Subject, check_laws
-from launching import torchrun
+from launching import saved_by_workers
 from weigher.core.contrast import nt_xent, unit
 from weigher.errors import RequestError
 from weigher.pairs import seqclr
@@ -330,9 +330,7 @@ def worker(folder):
 
 
 def test_two_workers_give_the_loss_and_gradients_of_the_joint_batch(tmp_path):
-    status, _, errors = torchrun(__file__, tmp_path)
-    assert (status, errors) == (0, "")
-    parts = [torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in (0, 1)]
+    parts = saved_by_workers(__file__, tmp_path)
     for mapping in MAPPINGS:
         figures, slopes = joint(mapping, slice(None))
         for k, value in enumerate(figures):

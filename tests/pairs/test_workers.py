@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from launching import torchrun
+from launching import saved_by_workers
 from weigher.core.contrast import nt_xent, symmetric_info_nce, unit
 from weigher.pairs.align_uniform import AlignUniformConfig, AlignUniformLoss
 from weigher.pairs.info_nce import InfoNCELoss
@@ -78,9 +78,7 @@ def worker(folder):
 
 
 def test_two_workers_give_the_loss_and_gradients_of_the_joint_batch(tmp_path):
-    code, _, errors = torchrun(__file__, tmp_path)
-    assert (code, errors) == (0, "")
-    parts = [torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in (0, 1)]
+    parts = saved_by_workers(__file__, tmp_path)
     views, weight = batch()
     for cut, size in (("uneven", sum(SIZES)), ("one each", 2)):  # one row is enough where others have more
         for name, (value, *slopes) in gradients([x[:size] for x in views], weight[:size]).items():
