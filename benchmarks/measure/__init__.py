@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
 import resource
 import sys
 import time
@@ -105,7 +106,7 @@ def _processor() -> str:
 def store(path: Path | None, result: dict[str, Any]) -> None:
     """Write a result with the command that made it, if a path is given."""
     if path is not None:
-        command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+        command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
         path.parent.mkdir(parents=True, exist_ok=True)
         with writing(path, "w") as file:
             file.write(json.dumps({"command": command, **result}, indent=2, allow_nan=False) + "\n")
