@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
-import shlex
 import resource
+import shlex
 import sys
 import time
 from collections import defaultdict
