@@ -299,6 +299,18 @@ def _tends(rows: Sequence[Row]) -> tuple[str, bool]:
     return shown, all(clearly_less(later, earlier, 1 / 1.9) for earlier, later in pairwise(gaps))
 
 
+def _brief(method: str) -> str:
+    """Name a method in a picture.
+
+    >>> _brief("alignment + uniformity, 2 : 1, t = 2, + InfoNCE, temperature 0.5")
+    '2 : 1, t 2, τ 0.5'
+    """
+    words = {"alignment + uniformity, ": "", "+ InfoNCE, ": "", "InfoNCE, ": "", "temperature": "τ", "t = ": "t "}
+    for word, brief in words.items():
+        method = method.replace(word, brief)
+    return method
+
+
 def plot(result: Result, path: Path) -> None:
     """Draw every method of the digits by its alignment and uniformity, coloured by its accuracy with 20 labels."""
     from weigher.pairs.align_uniform import uniformity_optimum
@@ -307,11 +319,11 @@ def plot(result: Result, path: Path) -> None:
     spots = []
     for method in METHODS:
         x, y, value = (find_row(result.rows, method, f"digits: {name}") for name in ("uniformity", "alignment", FEW))
-        spots.append(Spot(method, x.mean, y.mean, x.std or 0.0, y.std or 0.0, value.mean))
+        spots.append(Spot(_brief(method), x.mean, y.mean, x.std or 0.0, y.std or 0.0, value.mean))
     plane(
         path,
         spots,
-        title="What a few labels can make of digits, by alignment and uniformity",
+        title="Digits by alignment and uniformity: alone, mixed (a : u), τ of InfoNCE",
         x_axis=f"uniformity (even: {uniformity_optimum(64):.2f})",
         y_axis="alignment (pairs coincide: 0)",
         value_axis="accuracy with 20 labels, %",
