@@ -315,7 +315,7 @@ def run(names: list[str], seconds: float, seed: int, keep: Path) -> tuple[int, l
         for name, folder in whole.items():
             folder.mkdir(parents=True)
             READERS[name].write(folder)
-        while count < len(names) or time.monotonic() < until:
+        while count < 2 * len(names) or time.monotonic() < until:  # each kind whole and damaged, however slow a machine
             name, turn = names[count % len(names)], count // len(names)
             folder = keep / f"{name.replace(' ', '-')}-{seed + turn if turn else 0}"
             shutil.rmtree(folder, ignore_errors=True)
@@ -335,7 +335,9 @@ def main() -> int:
     parser.add_argument(
         "readers", nargs="*", metavar="READER", help=f"of {', '.join(READERS)}; all where none is named"
     )
-    parser.add_argument("--seconds", type=float, default=600.0, help="how long (600)")
+    parser.add_argument(
+        "--seconds", type=float, default=600.0, help="how long (600); each kind is read whole and damaged at least"
+    )
     parser.add_argument("--seed", type=int, default=1, help="where the drawing of damage begins (1)")
     parser.add_argument("--keep", type=Path, default=Path("fuzz"), help="folder for the files not borne (fuzz)")
     asked = parser.parse_args()
