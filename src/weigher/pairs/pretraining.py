@@ -47,7 +47,7 @@ class ImageEncoderConfig:
     channels: tuple[int, ...] = (16, 32, 64)
     """Channels of the convolutions; each after the first halves the image."""
     first_stride: int = 1
-    """Step of the first convolution: 2 halves the image there, too, at half the work."""
+    """Step of the first convolution: 2 halves the image there, too."""
     hidden: int = 128
     """Width of the projection between features and embedding, where batch norm stands."""
     embedding: int = 64
@@ -88,7 +88,7 @@ class ImageEncoder(nn.Module):
 
     def features(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
         """Return what a task builds on: `[b, f]`, f four times the last channels."""
-        # colours side by side in memory: convolutions on a CPU take a quarter less time so
+        # colours side by side in memory: convolutions on a CPU are faster so
         return self.backbone(images.contiguous(memory_format=torch.channels_last))
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b e"]:

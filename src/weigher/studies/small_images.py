@@ -31,7 +31,7 @@ ENCODERS = {
     CIFAR: ImageEncoderConfig(colours=3, channels=(32, 64, 128), first_stride=2),
 }
 BATCHES = {DIGITS: 256, CIFAR: 128}
-"""Images of a batch. Of CIFAR-10, half the batch does in 20 epochs what 256 do in 40."""
+"""Images of a batch; of CIFAR-10 half as many, so that 20 epochs have the steps of 40."""
 
 
 def once(read: Callable[[], T]) -> Callable[[], T]:
