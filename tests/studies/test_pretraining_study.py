@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from weigher.io.rttm import Segment
+from weigher.recordings.encoder import EncoderConfig, FrameEncoder
+from weigher.recordings.model import FrontConfig, ModelConfig
 from weigher.studies import pretraining as study
 from weigher.studies.diarization import ReadSpeech, Talk
 from weigher.studies.harness import Context, Row, judge, run_study
 
-LEARNS, *BY_SHARE, TOLD, MOST, ALONE, NEIGHBOURS, BETTER = study.STUDY.claims
+LEARNS, *OF_SEQCLR, TOLD, MOST, ALONE, NEAR_25, NEAR_50, NEAR_100, BETTER = study.STUDY.claims
 
 
 def rows(gain=3.0, spread=0.5, **changed):
@@ -28,7 +30,7 @@ def rows(gain=3.0, spread=0.5, **changed):
     return found
 
 
-@pytest.mark.parametrize("claim", [*BY_SHARE, TOLD, MOST, NEIGHBOURS])
+@pytest.mark.parametrize("claim", [*OF_SEQCLR, TOLD, MOST, NEAR_25, NEAR_50, NEAR_100])
 def test_a_gain_holds_where_it_is_above_its_spread(claim):
     assert judge(claim, rows()).held
     assert not judge(claim, rows(gain=-3.0)).held
@@ -105,18 +107,22 @@ def test_a_tiny_run_gives_every_method_its_rows_and_a_picture(tmp_path, monkeypa
     train = [talk(f"t{k}", cast, hop=0.01, rng=rng) for k, cast in enumerate(casts)]
     unseen = [talk(f"u{k}", cast, hop=0.01, rng=rng) for k, cast in enumerate([("x", "y"), ("y", "x")])]
     monkeypatch.setattr(study._Trial, "speech", ReadSpeech(train, unseen, [], 0.01))
-    size = study.Size(8, 2, 1, 3, 1, (4, 2), 8)
+    size = study.Size(None, 8, 2, 1, 3, 1)
     monkeypatch.setitem(study.SIZES, "small", size)
     whole = study._diarizer
 
     def small(*arguments):
         """A model that takes a moment, and a teacher that finds a stretch in anything."""
         diarizer = whole(*arguments)
-        model, learn = diarizer.config.model, diarizer.config.learn
-        shape = replace(model.weigher, layers=1, heads=2, rounds=1)
-        model = replace(model, encoder=replace(model.encoder, embedding=8, dilations=(1,)), weigher=shape)
+        learn = diarizer.config.learn
+        model = ModelConfig(
+            front=FrontConfig(kind="features", features=3, hop_seconds=0.01),
+            encoder=EncoderConfig(channels=8, embedding=8, dilations=(1,)),
+            weigher=replace(diarizer.config.model.weigher, layers=1, heads=2, rounds=1),
+        )
         teacher = replace(learn.teacher, threshold=-5.0, temper=3.0)
-        learn = replace(learn, teacher=teacher, recompose=replace(learn.recompose, seconds=2.0), listen_seconds=1.0)
+        recompose = replace(learn.recompose, seconds=2.0)
+        learn = replace(learn, teacher=teacher, recompose=recompose, listen_seconds=1.0, listen_batch=4, weigh_batch=2)
         diarizer.config = replace(diarizer.config, model=model, learn=learn)
         return diarizer
 
@@ -141,8 +147,6 @@ def test_a_tiny_run_gives_every_method_its_rows_and_a_picture(tmp_path, monkeypa
 
 
 def test_voices_are_measured_in_the_frames_of_the_encoder():
-    from weigher.recordings.encoder import EncoderConfig, FrameEncoder
-
     rng = np.random.default_rng(0)
     spectra = dict(zip("xy", rng.normal(size=(2, 3)) * 4, strict=True))
     talks = []

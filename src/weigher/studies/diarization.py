@@ -72,34 +72,40 @@ def read_speech(
     unseen: int,
     seen: int = 0,
     seconds: float | tuple[float, float] = (20.0, 30.0),
+    corpus: str = "speech/read_speech_fbank40.npz",
+    people: int | None = None,
+    noise_db: float | None = None,
     seed: int,
 ) -> ReadSpeech:
-    """Make so many conversations of each kind; with a `seen` test its words are kept out of training.
+    """Make so many conversations of each kind, of some `people` or all; a `seen` test has words not heard in training.
 
     Conversations of one length are much faster to gather from, because they make batches.
     """
-    voices = read_voices(context.path("speech/read_speech_fbank40.npz"))
+    voices = read_voices(context.path(corpus))
     timings = context.path("speech/timings/ami")
-    people = np.random.default_rng(seed).permutation(voices.speakers)
-    strangers = len(people) // 5
-    familiar = voices.only(people[strangers:])
+    chosen = np.random.default_rng(seed).permutation(voices.speakers)[:people]
+    strangers = len(chosen) // 5
+    familiar = voices.only(chosen[strangers:])
     said, kept_back = words_apart(familiar) if seen else (familiar, familiar)
-    talks = partial(_talks, timings, seconds=seconds, seed=seed, progress=context.progress)
+    talks = partial(_talks, timings, seconds=seconds, noise_db=noise_db, seed=seed, progress=context.progress)
     return ReadSpeech(
         train=talks(said, "train", train),
-        unseen=talks(voices.only(people[:strangers]), "test", unseen),
+        unseen=talks(voices.only(chosen[:strangers]), "test", unseen),
         seen=talks(kept_back, "test", seen) if seen else [],
         hop_seconds=voices.hop_seconds,
     )
 
 
-def _talks(timings: Path, some: Voices, part: str, count: int, *, seconds, seed: int, progress) -> list[Talk]:
+def _talks(
+    timings: Path, some: Voices, part: str, count: int, *, seconds, noise_db: float | None, seed: int, progress
+) -> list[Talk]:
     made = simulate(
         some,
         RecordedTurns.read(timings / part),
         recordings=count,
         seconds=seconds,
         max_speakers=4,
+        noise_db=noise_db,
         bank=voice_bank(some),
         seed=seed,
         progress=progress,
