@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from weigher.io.rttm import Segment
+from weigher.io.rttm import Segment, write_rttm
 from weigher.recordings.encoder import EncoderConfig, FrameEncoder
-from weigher.recordings.model import FrontConfig, ModelConfig
+from weigher.recordings.synthesise import synthesise_voices
 from weigher.studies import pretraining as study
-from weigher.studies.diarization import ReadSpeech, Talk
+from weigher.studies.diarization import Talk
 from weigher.studies.harness import Context, Row, judge, run_study
 
 LEARNS, *OF_SEQCLR, TOLD, MOST, ALONE, NEAR_25, NEAR_50, NEAR_100, BETTER = study.STUDY.claims
@@ -102,24 +102,20 @@ def test_rank_one_and_eer_look_at_other_talks_only():
 
 
 def test_a_tiny_run_gives_every_method_its_rows_and_a_picture(tmp_path, monkeypatch):
-    rng = np.random.default_rng(0)
-    casts = [("a", "b"), ("c", "b"), ("a", "c"), ("b", "d"), ("d", "a"), ("c", "d"), ("b", "a"), ("d", "c")]
-    train = [talk(f"t{k}", cast, hop=0.01, rng=rng) for k, cast in enumerate(casts)]
-    unseen = [talk(f"u{k}", cast, hop=0.01, rng=rng) for k, cast in enumerate([("x", "y"), ("y", "x")])]
-    monkeypatch.setattr(study._Trial, "speech", ReadSpeech(train, unseen, [], 0.01))
-    size = study.Size(None, 8, 2, 1, 3, 1)
-    monkeypatch.setitem(study.SIZES, "small", size)
+    data, out = tmp_path / "data", tmp_path / "out"
+    turns = [Segment(2.0 * k, 2.0 * k + 2.0, "xy"[k // 15 % 2]) for k in range(120)]  # one alone for half a minute
+    synthesise_voices(data / "speech/librispeech", speakers=21, utterances=1, seconds=2.0)
+    for part in ("train", "test"):
+        write_rttm(data / f"speech/timings/ami/{part}/{part}.rttm", {part: turns})
+    monkeypatch.setitem(study.SIZES, "small", study.Size(20, 8, 2, 1, 3, 1))
     whole = study._diarizer
 
     def small(*arguments):
         """A model that takes a moment, and a teacher that finds a stretch in anything."""
         diarizer = whole(*arguments)
-        learn = diarizer.config.learn
-        model = ModelConfig(
-            front=FrontConfig(kind="features", features=3, hop_seconds=0.01),
-            encoder=EncoderConfig(channels=8, embedding=8, dilations=(1,)),
-            weigher=replace(diarizer.config.model.weigher, layers=1, heads=2, rounds=1),
-        )
+        model, learn = diarizer.config.model, diarizer.config.learn
+        encoder = EncoderConfig(channels=8, embedding=8, dilations=(1,))
+        model = replace(model, encoder=encoder, weigher=replace(model.weigher, layers=1, heads=2, rounds=1))
         teacher = replace(learn.teacher, threshold=-5.0, temper=3.0)
         recompose = replace(learn.recompose, seconds=2.0)
         learn = replace(learn, teacher=teacher, recompose=recompose, listen_seconds=1.0, listen_batch=4, weigh_batch=2)
@@ -127,12 +123,17 @@ def test_a_tiny_run_gives_every_method_its_rows_and_a_picture(tmp_path, monkeypa
         return diarizer
 
     monkeypatch.setattr(study, "_diarizer", small)
-    begun = []
-    monkeypatch.setattr(study, "_voices", lambda encoder, talks: begun.append(encoder) or {
-        study.CLUSTERED: 30.0, study.EER: 20.0, study.RANK: 50.0
-    })  # fmt: skip
-    context = Context(data=None, seeds=(0,), budget="small", out=tmp_path, progress=lambda *_: None)
+    begun, heard = [], []
+
+    def voices(encoder, talks):
+        begun.append(encoder)
+        heard.extend(talks)
+        return {study.CLUSTERED: 30.0, study.EER: 20.0, study.RANK: 50.0}
+
+    monkeypatch.setattr(study, "_voices", voices)
+    context = Context(data=data, seeds=(0,), budget="small", out=out, progress=lambda *_: None)
     result = run_study(study.STUDY, context)
+    assert {talk.values.shape for talk in heard} == {(1998, 40)}  # 20 s of log-mel energies, windows whole
     found = {(row.method, row.metric): row.mean for row in result.rows}
     for share in study.SHARES:
         for method in (study.SCRATCH, study.SEQCLR, study.NEIGHBOURS):
@@ -143,7 +144,7 @@ def test_a_tiny_run_gives_every_method_its_rows_and_a_picture(tmp_path, monkeypa
     weights = [encoder.projection.weight for encoder in begun]
     assert not any(weights[0].equal(taught) for taught in weights[1:])
     assert not any(weights[3].equal(begun_from_it) for begun_from_it in weights[4:6])  # one seed, other beginnings
-    assert (tmp_path / "pretraining.png").stat().st_size > 10_000
+    assert (out / "pretraining.png").stat().st_size > 10_000
 
 
 def test_voices_are_measured_in_the_frames_of_the_encoder():
