@@ -18,18 +18,18 @@ def panels_of_curves(
     title: str,
     x_axis: str,
     y_axis: str,
-    level: float,
+    levels: Mapping[str, float],
     strong: Sequence[str],
 ) -> None:
-    """Draw one panel for each title, a curve for each name, a dashed line at `level`, and write the picture to `path`.
+    """Draw one panel for each title, a curve for each name, and write the picture to `path`.
 
-    Names keep their colour from panel to panel; those in `strong` are drawn heavily. The horizontal axis is
-    logarithmic: places above 0.
+    A panel has a dashed line at its own of `levels`, if any. Names keep their colour from panel to panel; those in
+    `strong` are drawn heavily. The horizontal axis is logarithmic: places above 0.
 
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "curves.png"
     >>> one = {"a": ([0.1, 1.0], [1.0, 2.0], [0.1, 0.0])}
-    >>> panels_of_curves(target, {"p": one}, title="t", x_axis="x", y_axis="y", level=1.5, strong=["a"])
+    >>> panels_of_curves(target, {"p": one}, title="t", x_axis="x", y_axis="y", levels={"p": 1.5}, strong=["a"])
     >>> target.stat().st_size > 0
     True
     """
@@ -41,8 +41,10 @@ def panels_of_curves(
     FigureCanvasAgg(figure)
     names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
     every = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    measured = sorted({place for curves in panels.values() for places, _, _ in curves.values() for place in places})
     for axes, (panel, curves) in zip(every, panels.items(), strict=True):
-        axes.axhline(level, color="#767676", linewidth=1, linestyle=(0, (4, 3)))
+        if panel in levels:
+            axes.axhline(levels[panel], color="#767676", linewidth=1, linestyle=(0, (4, 3)))
         for name, (places, means, spreads) in curves.items():
             colour, heavy = PALETTE[names.index(name) % len(PALETTE)], name in strong
             axes.plot(
@@ -51,7 +53,7 @@ def panels_of_curves(
             low, high = zip(*((m - s, m + s) for m, s in zip(means, spreads, strict=True)), strict=True)
             axes.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(FixedLocator([0.1, 0.2, 0.5, 1, 2, 5, 10]))
+        axes.xaxis.set_major_locator(FixedLocator(measured if len(measured) <= 4 else [0.1, 0.2, 0.5, 1, 2, 5, 10]))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter("{x:g}")
         axes.set_ylim(bottom=0)

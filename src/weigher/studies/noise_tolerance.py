@@ -262,7 +262,7 @@ def plot(result: Result, path: Path) -> None:
         title="How much noise each method bears",
         x_axis="noise in each direction, length of a vector = 1",
         y_axis="frame error, %",
-        level=MOST_ERROR,
+        levels=dict.fromkeys(panels, MOST_ERROR),
         strong=(WEIGHER, LIMIT),
     )
 
