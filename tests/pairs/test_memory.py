@@ -29,5 +29,8 @@ ROWS = "first, second = (torch.randn(n, 4, requires_grad=True) for _ in range(2)
     ids=lambda call: call.partition("(")[0],
 )
 def test_memory_grows_with_the_rows_not_with_their_square(call):
-    """8,000 rows: one matrix of all against all would take 256 MB, and a loss more than twice that on the way back."""
-    assert growth(IMPORTS, ROWS + call, 96, 8000) < 128  # megabytes
+    """From 2,000 rows, which fill blocks, to 8,000: one matrix of all against all would grow by 240 MB.
+
+    A loss has more than two of them on the way back.
+    """
+    assert growth(IMPORTS, ROWS + call, 2000, 8000) < 128  # megabytes
