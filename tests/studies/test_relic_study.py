@@ -8,8 +8,11 @@ from weigher.studies import relic as study
 from weigher.studies import small_images
 from weigher.studies.harness import Context, Row, judge, run_study
 
-FALLS, FISHER_UP, FISHER_BEHIND, FISHER_TUNED, FEW, STYLE, CORRUPTED, CARRIES, SLOW, DIRECTIONS = study.STUDY.claims
+FALLS, FISHER_UP, FISHER_BEHIND, FISHER_TUNED, FEW, STYLE, CORRUPTED, PENALTY, CARRIES, SLOW, DIRECTIONS = (
+    study.STUDY.claims
+)
 OVER_INFO, OVER_NONE = f"{study.RELIC} over InfoNCE", f"{study.FOUR} over alpha 0"
+OVER_PLAIN = f"{study.RELIC} over alpha 0, tuned"
 OVER_FORWARD, OVER_SLOW = f"{study.REVERSE} over forward", f"{study.SLOW_FOUR} over alpha 0, slow copy"
 
 FIGURES = {
@@ -22,6 +25,7 @@ FIGURES = {
     (OVER_INFO, f"gain in {study.FEW}"): 1.0,
     (OVER_INFO, f"gain in {study.STYLE}"): 2.0,
     (OVER_INFO, f"gain in {study.CORRUPTED}"): 2.0,
+    (OVER_PLAIN, f"gain in {study.FEW}"): 1.0,
     (OVER_SLOW, f"gain in {study.FEW}"): 1.0,
     (OVER_FORWARD, f"gain in {study.FEW}"): 0.3,
 }
@@ -48,6 +52,7 @@ def gain(method, metric, value):
         (FEW, gain(OVER_INFO, study.FEW, 0.0)),
         (STYLE, gain(OVER_INFO, study.STYLE, -1.0)),
         (CORRUPTED, gain(OVER_INFO, study.CORRUPTED, 0.05)),
+        (PENALTY, gain(OVER_PLAIN, study.FEW, 0.05)),
         (CARRIES, gain(OVER_NONE, study.SAME, 0.0)),
         (CARRIES, gain(OVER_NONE, study.PARITY, -0.5)),
         (SLOW, gain(OVER_SLOW, study.FEW, -1.0)),
@@ -70,12 +75,17 @@ def test_settings_are_chosen_over_all_seeds_as_many_for_both_and_gains_are_of_ea
         found[list(study.TEMPERATURES)[2]] = {study.CHOICE: 60.0, study.FEW: 75.0}
         found[study.ONE] = {study.CHOICE: 90.0 if seed else 20.0, study.FEW: 80.0}
         found[study.FOUR] = {study.CHOICE: 54.0, study.FEW: 79.0}
+        found[study.PLAIN_TUNED[-1]] = {study.CHOICE: 99.0, study.FEW: 77.0}  # no penalty: not for ReLIC to choose
         seeds.append(found)
     found = study.with_gains(seeds)
     assert [one[study.RELIC][study.FEW] for one in found] == [80, 80]  # 55 on average, though 20 on one seed
     assert [one[study.INFO][study.FEW] for one in found] == [75, 75]
     assert [one[OVER_INFO][f"gain in {study.FEW}"] for one in found] == [5, 5]
     assert [one[OVER_NONE][f"gain in {study.FEW}"] for one in found] == [9, 8]
+    assert [one[OVER_PLAIN][f"gain in {study.FEW}"] for one in found] == [3, 3]
+    assert {study.SETTINGS[name].temperature for name in study.PLAIN_TUNED} == {
+        study.SETTINGS[name].temperature for name in study.TUNED
+    }
 
 
 def test_the_three_parts_share_no_image_and_keep_their_labels():

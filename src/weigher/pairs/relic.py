@@ -12,7 +12,8 @@ The penalty alone does not prevent collapse: where all embeddings are alike it i
 by p_ij, so it acts on the near ones. As evidence the paper gives `fisher_ratios`.
 
 Source: Mitrovic, McWilliams, Walker, Buesing, Blundell 2021, arXiv 2010.07922. Unlike there: rows are made unit, the
-contrastive term and the penalty are means, the weights of pairs obey the laws, and sums run in blocks.
+contrastive term and the penalty are means, the weights of pairs obey the laws, and sums run in blocks. Its sum over all
+ordered pairs is what "symmetric" is the mean of; "forward" and "reverse" depend on which view comes first.
 """
 
 from __future__ import annotations
@@ -203,7 +204,7 @@ def _terms(shares: _Shares, how: _How) -> tuple[Tensor, Tensor, Tensor]:
     if how.detach:
         value = -all_p * q
         return value, value, -all_p
-    # Q - P sums to 0; with it no term is below 0, also where p and q differ by round-off alone
+    # Q - P sums to 0; with it no term is below 0 by more than its own round-off
     slope, apart = all_p * (p - q), all_q - all_p
     return slope + apart, slope, apart
 
@@ -260,7 +261,7 @@ class _BlockDivergence(torch.autograd.Function):
                 sum_p[..., rows] += by_p.sum(-1)
                 sum_q[..., rows] += by_q.sum(-1)
         ctx.save_for_backward(*given, *totals, sum_p, sum_q, alive)
-        return result
+        return result.clamp_(min=0)  # of distributions that are alike round-off is all there is
 
     backward: Any = staticmethod(once_differentiable(_way_back))
 
