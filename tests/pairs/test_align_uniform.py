@@ -94,6 +94,28 @@ def test_simplices_reach_the_lowest_value_and_one_point_the_highest():
     assert gradient.abs().max() < 1e-12  # stationary: only another force can move it
 
 
+def test_the_least_asymmetry_frees_embeddings_that_have_collapsed():
+    generator = torch.Generator().manual_seed(0)
+    rows = drawn(1).expand(6, 4) + 1e-6 * torch.randn(6, 4, dtype=torch.float64, generator=generator)
+    rows.requires_grad_()
+    optimiser = torch.optim.SGD([rows], lr=0.5)
+    before = uniformity(rows).item()
+    for _ in range(400):
+        optimiser.zero_grad()
+        uniformity(rows).backward()
+        optimiser.step()
+    assert before == pytest.approx(0, abs=1e-9)
+    assert uniformity(rows) < 0.9 * uniformity_bound(6)
+
+
+def test_in_the_gradient_a_pair_weighs_by_how_near_it_is():
+    x = drawn().requires_grad_()
+    (slope,) = torch.autograd.grad(log_potential(x, t=2.0), x)
+    apart = x[:, None] - x
+    weight = apart.square().sum(-1).mul(-2.0).exp().fill_diagonal_(0)
+    torch.testing.assert_close(slope, -4 * 2.0 * (weight[..., None] * apart).sum(1) / weight.sum())
+
+
 def test_the_optimum_in_closed_form():
     for t in (0.3, 2.0, 30.0):
         assert uniformity_optimum(2, t) == pytest.approx(math.log(ive(0, 2 * t)))
@@ -326,6 +348,7 @@ BAD = torch.tensor([[1.0, 0.0], [float("nan"), 0.0]])
         (lambda: alignment(torch.ones(0, 2), torch.ones(0, 2)), "at least one pair"),
         (lambda: AlignUniformConfig(align_weight=-1.0), "align_weight = -1.0"),
         (lambda: AlignUniformConfig(0.0, 0.0), "one above"),
+        (lambda: AlignUniformConfig(math.inf), "align_weight = inf"),
         (lambda: AlignUniformConfig(t=0.0), "t = 0.0"),
         (lambda: AlignUniformLoss()(torch.eye(2), torch.eye(3)), r"\[3, 3\] and view 1 \[2, 2\]"),
         (lambda: AlignUniformConfig(contrast_weight=-1.0), "contrast_weight = -1.0"),

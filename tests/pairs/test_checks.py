@@ -96,6 +96,7 @@ def test_what_has_no_weight_may_hold_anything(made, anything, temperature, dtype
         (torch.eye(3).expand(2, 3, 3), torch.tensor([1.0, -0.5, 1.0]), r"weight -0.5 at \[1"),
         (torch.eye(3).expand(2, 3, 3), torch.tensor([1.0, 1.0, math.nan]), r"weight nan at \[2"),
         (torch.eye(3).expand(2, 3, 3), torch.zeros(3), "this batch has 0"),
+        (torch.stack([torch.eye(3), torch.zeros(3, 3)]), None, "all 3 rows of view 2 are zeros"),
     ],
 )
 def test_what_cannot_be_compared_is_told(made, given, weight, said):

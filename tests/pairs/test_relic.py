@@ -101,6 +101,16 @@ def test_of_views_nearly_alike_no_penalty_is_negative(kind, temperature):
         assert (found - expected).abs().max() < 2e-7
 
 
+@pytest.mark.parametrize(("kind", "reach"), [*((kind, 200.0) for kind in KINDS[:-1]), (KINDS[-1], math.log(2))])
+def test_the_divergence_reaches_twice_the_inverse_temperature_and_stays_finite(kind, reach):
+    """Thing 0 is nearest to 1 and farthest from 2 by the one order, and the other way round by the other."""
+    first = torch.tensor([[1.0, 0.0], [0.0, -1.0], [0.0, 1.0]], requires_grad=True)
+    second = torch.tensor([[0.0, 1.0], [1.0, 0.0], [-1.0, 0.0]], requires_grad=True)
+    found = invariance((first, second), (second, first), temperature=0.01, divergence=kind)[0]
+    assert found.item() == pytest.approx(reach, rel=1e-5)
+    assert all(slope.isfinite().all() for slope in torch.autograd.grad(found, (first, second)))
+
+
 def test_identities():
     a, b = views()
     loss = ReLICLoss()
@@ -349,7 +359,8 @@ EYES = (torch.eye(3), torch.eye(3))
         (lambda: ReLICConfig(divergence="hellinger"), "forward, reverse, symmetric, jensen-shannon"),
         (lambda: ReLICConfig(divergence="jensen-shannon", detach_target=True), "detach_target"),
         (lambda: fisher_ratios(torch.eye(3), torch.zeros(3)), "name 1"),
-        (lambda: fisher_ratios(torch.eye(3), torch.zeros(2)), "2 labels"),
+        (lambda: fisher_ratios(torch.eye(3), torch.zeros(2)), r"labels of shape \[2\]"),
+        (lambda: fisher_ratios(torch.eye(3), torch.arange(3)[:, None]), r"labels of shape \[3, 1\]"),
     ],
 )
 def test_bad_inputs_are_said(call, said):

@@ -28,7 +28,7 @@ def check_views(
     """Raise RequestError where views, `[n, e]` each, and what a slow encoder makes of them can not be compared.
 
     Needed are two views, all of one shape and of a floating type, as many targets, a weight `[n]` in [0, inf), finite
-    rows where it is above 0, and `least` such rows over all workers.
+    rows where it is above 0, not all of them zeros, and `least` such rows over all workers.
 
     >>> check_views((torch.eye(3), torch.eye(3)), torch.tensor([1.0, 2.0, 0.0]))
     """
@@ -47,7 +47,7 @@ def check_views(
     check_weight(weight, views[0].shape[:1])
     kept = torch.ones_like(views[0][:, 0], dtype=torch.bool) if weight is None else weight > 0
     for name, rows in named.items():
-        check_rows(rows, kept, name)
+        check_embedded(rows, kept, name)
     check_count(gather(kept.sum()[None]).sum(), "rows", least=least)
 
 
@@ -63,6 +63,19 @@ def check_rows(rows: Tensor, kept: Tensor, name: str) -> None:
         raise RequestError(
             f"row {int(wrong[0])} of {name} holds NaN or infinity ({len(wrong)} of {len(rows)} rows do); look at what "
             "the encoder is given"
+        )
+
+
+def check_embedded(rows: Tensor, kept: Tensor, name: str) -> None:
+    """Raise RequestError as `check_rows` does, and where an encoder has died: all rows that are `kept` are zeros.
+
+    >>> check_embedded(torch.tensor([[1.0], [0.0]]), torch.tensor([True, True]), "view 1")
+    """
+    check_rows(rows, kept, name)
+    if kept.any() and not rows[kept].any():
+        raise RequestError(
+            f"all {int(kept.sum())} rows of {name} are zeros, which have no direction: the encoder has died; look at "
+            "its learning rate and its last layer"
         )
 
 

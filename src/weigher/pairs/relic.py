@@ -280,8 +280,10 @@ def fisher_ratios(features: Float[Tensor, "n f"], labels: Int[Tensor, " n"]) -> 
     >>> fisher_ratios(torch.tensor([[0.0], [2.0], [10.0], [12.0]]), torch.tensor([0, 0, 1, 1]))
     tensor([50.])
     """
-    if len(features) != len(labels) or features.dim() != 2:
-        raise RequestError(f"features of shape {list(features.shape)} and {len(labels)} labels: one label for each row")
+    if features.dim() != 2 or labels.shape != features.shape[:1]:
+        raise RequestError(
+            f"features of shape {list(features.shape)} and labels of shape {list(labels.shape)}: one label for each row"
+        )
     check_rows(features, torch.ones_like(labels, dtype=torch.bool), "the features")
     kinds, counts = labels.unique(return_counts=True)
     if len(kinds) < 2:

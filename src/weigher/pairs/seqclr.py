@@ -34,7 +34,7 @@ from weigher.core.contrast import BLOCK, nt_xent, unit
 from weigher.core.pooling import weighted_mean
 from weigher.core.weights import length_mask
 from weigher.errors import RequestError
-from weigher.pairs.checks import check_count, check_positive, check_rows, check_same, check_weight
+from weigher.pairs.checks import check_count, check_embedded, check_positive, check_same, check_weight
 from weigher.pairs.workers import everyones, mean_over_workers
 from weigher.train.distribution import gather
 
@@ -227,7 +227,7 @@ class SeqCLRLoss(nn.Module):
         # a sequence without weight may hold anything, and must not reach the head
         views = [view.masked_fill(~alive[:, None, None], 0) for view in views]
         for place, (view, count) in enumerate(zip(views, counts, strict=True), 1):
-            check_rows(view.masked_fill(~length_mask(count, view.shape[1])[..., None], 0), alive, f"view {place}")
+            check_embedded(view.masked_fill(~length_mask(count, view.shape[1])[..., None], 0), alive, f"view {place}")
         found = [
             instances(self.head(view, count), count, self.config.mapping, self.config.windows)
             for view, count in zip(views, counts, strict=True)
