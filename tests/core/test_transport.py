@@ -67,6 +67,33 @@ def test_a_batch_gives_what_its_members_give_and_padding_of_weight_0_nothing():
     assert float(padded.plan.sum()) == pytest.approx(3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("filling", [1e6, -1e6, 1e38, -1e38])
+def test_what_is_removed_may_cost_anything_also_where_iterations_are_few(filling, dtype):
+    cost, a, b = (part.to(dtype) for part in problem(batch=(2,)))
+    wide = torch.full((2, 8, 7), filling, dtype=dtype)
+    wide[:, :6, :4] = cost
+    a_wide, b_wide = (torch.nn.functional.pad(w, (0, more)).requires_grad_() for w, more in ((a, 2), (b, 3)))
+    for iterations in (3, 40):
+        limits = {"epsilon": 0.05, "iterations": iterations}
+        expected, found = sinkhorn(cost, a, b, **limits), sinkhorn(wide, a_wide, b_wide, **limits)
+        assert found.iterations == expected.iterations
+        torch.testing.assert_close(found.plan[:, :6, :4], expected.plan)
+        torch.testing.assert_close(found.plan.sum((1, 2)), expected.plan.sum((1, 2)))
+        torch.testing.assert_close(found.value, expected.value)
+        torch.testing.assert_close(found.potential_a[:, :6], expected.potential_a)
+        slopes = torch.autograd.grad(found.value.sum(), (a_wide, b_wide))
+        assert all(slope.isfinite().all() for slope in (*slopes, found.potential_a, found.potential_b))
+        aa, bb = torch.cdist(cost, cost), torch.cdist(cost.mT, cost.mT)
+        filled = [torch.full((2, size, size), filling, dtype=dtype) for size in (8, 7)]
+        for large, small in zip(filled, (aa, bb), strict=True):
+            large[:, : small.shape[1], : small.shape[1]] = small
+        expected = sinkhorn_divergence(cost, aa, bb, a, b, **limits)
+        found = sinkhorn_divergence(wide, *filled, a_wide.detach(), b_wide.detach(), **limits)
+        torch.testing.assert_close(found.aa.plan[:, :6, :6], expected.aa.plan)
+        torch.testing.assert_close(found.value, expected.value)
+
+
 def test_integer_weights_are_copies_and_their_scale_does_not_matter():
     cost, _, _ = problem()
     weight = torch.tensor([2.0, 1.0, 0.0, 3.0, 1.0, 1.0]).double()

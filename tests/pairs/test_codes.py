@@ -69,6 +69,19 @@ def test_a_small_epsilon_gives_the_best_assignment_and_a_large_one_equal_codes()
     torch.testing.assert_close(even, torch.full_like(even, 1 / 8), rtol=0, atol=1e-6)
 
 
+def test_where_prototypes_are_fewer_a_small_epsilon_gives_each_as_many_rows():
+    scores = cosines(12, 4, seed=1)
+    codes = balanced_codes(scores, epsilon=0.002, **LONG)
+    rows, places = linear_sum_assignment(-scores.repeat(1, 3).numpy())  # each prototype has three places
+    assert codes.argmax(1).tolist() == [places[list(rows).index(row)] % 4 for row in range(12)]
+
+
+def test_over_relaxed_updates_are_no_further_from_balance_than_plain_ones():
+    scores = cosines(8, 8, seed=1)
+    found, plain = balanced_codes(scores, epsilon=0.01, iterations=30), direct(scores, 0.01, 30)
+    assert imbalance(found) < imbalance(plain)
+
+
 def test_a_constant_for_a_row_or_a_prototype_changes_nothing_in_the_end():
     scores = 0.4 * cosines()
     rows, columns = 0.4 * cosines(12, 1, seed=5), 0.1 * cosines(1, 4, seed=6)
@@ -118,10 +131,11 @@ def test_weights_are_copies_and_removed_rows_may_hold_anything():
     scores = cosines()
     times = torch.tensor([2, 1, 0, 1, 3, 1, 1, 0, 2, 1, 1, 1])
     copies = balanced_codes(scores.repeat_interleave(times, 0))
-    scores[2], scores[7] = math.nan, 5.0
-    found = balanced_codes(scores, weight=times)
-    torch.testing.assert_close(found.repeat_interleave(times, 0), copies)
-    assert found.isfinite().all()
+    for filling in (5.0, 1e38, -1e38, 1e300):
+        scores[2], scores[7] = math.nan, filling
+        found = balanced_codes(scores, weight=times)
+        torch.testing.assert_close(found.repeat_interleave(times, 0), copies)
+        assert found.isfinite().all()
     uneven = imbalance(copies)
     torch.testing.assert_close(imbalance(found, weight=times), uneven)
     torch.testing.assert_close(

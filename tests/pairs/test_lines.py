@@ -60,7 +60,8 @@ def test_learning_lowers_the_loss_and_what_lies_beyond_the_end_counts_for_nothin
         ({"images": torch.zeros(12, 10, 48)}, r"\[12, 10, 48\]: needed are lines"),
         ({"widths": WIDTHS[:3]}, "for 12 sequences"),
         ({"widths": WIDTHS + 5}, "row 2 has the length 53"),
-        ({"config": SeqCLRConfig(windows=20)}, "half an instance"),
+        ({"config": SeqCLRConfig(windows=15), "views": LineViewConfig()}, "half an instance"),
+        ({"widths": WIDTHS.scatter(0, torch.tensor(7), 6)}, "line 7 is 6 pixels wide, 3 frames for"),
         ({"config": SeqCLRConfig("frame"), "views": LineViewConfig()}, "half an instance is 1"),
     ],
 )

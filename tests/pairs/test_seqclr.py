@@ -264,6 +264,14 @@ def test_a_sequence_of_weight_0_may_have_any_length(mapping):
     assert there["instances"] == alone["instances"]
 
 
+def headed(value):
+    """A loss whose head has come to one number everywhere."""
+    loss = SeqCLRLoss(SeqCLRConfig(hidden=3, embedding=2), features=4)
+    for parameter in loss.parameters():
+        torch.nn.init.constant_(parameter, value)
+    return loss
+
+
 @pytest.mark.parametrize(
     ("call", "said"),
     [
@@ -287,6 +295,10 @@ def test_a_sequence_of_weight_0_may_have_any_length(mapping):
         (lambda: plain("frame")(torch.ones(2, 3, 4), math.inf * torch.ones(2, 3, 4)), "row 0 of view 2 holds NaN"),
         (lambda: instance_losses(torch.ones(2, 3, 4), torch.ones(2, 4, 4)), r"\[2, 3, 4\] and \[2, 4, 4\]"),
         (lambda: instance_losses(torch.ones(2, 3, 4), torch.ones(2, 3, 4), weight=torch.ones(2)), r"weight of shape"),
+        (lambda: instance_losses(torch.ones(3, 4), torch.ones(3, 4)), r"instances of shape \[3, 4\]"),
+        (lambda: instance_losses(*torch.ones(2, 2, 3, 4), torch.ones(2, 4) > 0), r"real \[2, 4\]: expected"),
+        (lambda: headed(math.nan)(*torch.rand(2, 2, 6, 4)), "row 0 of view 1, its instances, holds NaN"),
+        (lambda: headed(0.0)(*torch.rand(2, 2, 6, 4)), "all 10 rows of view 1, its instances, are zeros"),
         (lambda: plain("frame")(*torch.ones(2, 2, 1, 4), weight=torch.eye(2)[:, :1]), "this batch has 1;"),
         (lambda: plain("all")(*torch.ones(2, 2, 4), weight=torch.ones(2, 1)), r"expected are \(batch, time, feature\)"),
     ],

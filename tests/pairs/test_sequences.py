@@ -117,7 +117,15 @@ def test_neighbouring_crops_keep_their_speed(monkeypatch):
         torch.testing.assert_close(frames[..., 1].diff(), torch.full((4, 9), 2.0), atol=1e-3, rtol=0)
 
 
-def test_each_way_to_teach_has_the_temperature_that_is_best_for_voices():
+def test_a_sequence_without_room_for_the_windows_is_named_before_training():
+    config = SequenceConfig("seqclr", seqclr=SeqCLRConfig(windows=5), views=SpeechViewConfig(time_masks=0))
+    given = voices(4)
+    given[2] = given[2][:4]
+    with pytest.raises(RequestError, match="sequence 2 has 4 frames, of which the encoder makes 2, for 5 windows"):
+        pretrain_sequences(Frames(), 5, given, config, BRIEF, hop_seconds=0.1, device="cpu")
+
+
+def test_each_way_to_teach_has_its_temperature():
     config = SequenceConfig()
     assert (config.losses.temperature, config.seqclr.temperature) == (0.02, 0.05)
     assert config.losses.swav.epsilon == 0.01  # the projection of crops has no batch norm

@@ -283,8 +283,8 @@ def test_shapes_are_as_written(checked, module, name, arguments, named):
         (lambda: swapped_prediction([], [draw(5, 3), draw(5, 3)]), "0 codes"),
         (lambda: swapped_prediction([draw(5, 3)], [draw(5, 3)]), "scores of 1 views"),
         (lambda: swapped_prediction([draw(5, 3)], [draw(5, 3)] * 2, temperature=-1.0), "temperature = -1.0"),
-        (lambda: swapped_prediction([draw(1, 3)], [draw(5, 3)] * 2), r"\[5, 3\] and \[1, 3\]"),
-        (lambda: swapped_prediction([draw(5, 3)], [draw(5, 3), draw(1, 3)]), r"\[5, 3\] and \[1, 3\]"),
+        (lambda: swapped_prediction([draw(1, 3)], [draw(5, 3)] * 2), r"\[1, 3\], those of view 1 \[5, 3\]"),
+        (lambda: swapped_prediction([draw(5, 3)], [draw(5, 3), draw(1, 3)]), r"\[1, 3\], those of view 1 \[5, 3\]"),
         (lambda: balanced_codes(draw(5, 3), weight=torch.ones(4)), r"weight of shape \[4, 1\]"),
     ],
 )

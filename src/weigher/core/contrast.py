@@ -118,8 +118,8 @@ def info_nce(
     k_i is key `offset + i`. Queue and keys of a slow encoder are passed detached.
 
     Shapes: queries `[..., n, e]`, keys `[..., m, e]`, m >= n + offset, weight `[..., m]`, negatives `[..., k, e]` ->
-    `[..., n]`, in [0, inf) for weights of at least 1. Range: temperature in (0, inf), a tensor where it is learned. One
-    pair without negatives gives 0; so do rows (of the leading axes) without any weight.
+    `[..., n]`, in [0, inf), up to rounding, for weights of at least 1. Range: temperature in (0, inf), a tensor where
+    it is learned. One pair without negatives gives 0; so do rows (of the leading axes) without any weight.
     Raises: RequestError for a temperature out of range, or shapes that do not fit.
     Source: van den Oord, Li, Vinyals 2018, arXiv 1807.03748; the queue: He et al. 2020, arXiv 1911.05722.
 

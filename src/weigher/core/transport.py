@@ -61,7 +61,7 @@ class Transport:
     iterations: int
     """Updates of both potentials; 0 for an exact plan."""
     converged: Tensor
-    """`[*s]`, bool: whether the error is within the tolerance."""
+    """`[*s]`, bool: whether the error is within twice the tolerance, once for each side."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -125,19 +125,21 @@ def sinkhorn(
     eps = _checked(cost, epsilon, tolerance, iterations)
     with torch.no_grad():
         log_a, log_b = a.log()[..., :, None], b.log()[..., None, :]  # -inf for what is removed
-        g = torch.zeros_like(b) if start is None else start.to(cost.dtype).detach()
+        # the potential of what is removed takes no part, and may be of any size
+        g = torch.zeros_like(b) if start is None else torch.where(b > 0, start.to(cost.dtype).detach(), 0)
         f = torch.zeros_like(a)
-        span = _span(cost) * (start is None)
+        kept = _kept(cost, a, b)
+        span = _span(kept) * (start is None)
         relax = torch.ones_like(eps[..., 0])
         before = torch.full_like(relax, torch.inf)
         done = 0
         for done in range(1, iterations + 1):
             now = torch.maximum(eps, span * 0.5**done)
-            best_f = -now[..., 0] * torch.logsumexp(log_b + (g[..., None, :] - cost) / now, -1)
+            best_f = -now[..., 0] * torch.logsumexp(log_b + (g[..., None, :] - kept) / now, -1)
             # what rows sum to is in how f would change; the same of columns below
             off = torch.where(a > 0, a * torch.expm1((f - best_f) / eps[..., 0]), 0).abs().sum(-1, keepdim=True)
             f = f + relax * (best_f - f)
-            best_g = -now[..., 0, :] * torch.logsumexp(log_a + (f[..., :, None] - cost) / now, -2)
+            best_g = -now[..., 0, :] * torch.logsumexp(log_a + (f[..., :, None] - kept) / now, -2)
             if done % _CHECK_EVERY == 0 and bool((now <= eps).all()):
                 off = off + torch.where(b > 0, b * torch.expm1((g - best_g) / eps[..., 0, :]), 0).abs().sum(-1, True)
                 if bool((off <= tolerance).all()):
@@ -169,10 +171,11 @@ def self_sinkhorn(
     a, _ = _weights(cost, weight, weight)
     eps = _checked(cost, epsilon, tolerance, iterations)
     with torch.no_grad():
-        log_a, f, span, done = a.log()[..., None, :], torch.zeros_like(a), _span(cost), 0
+        log_a, f, kept, done = a.log()[..., None, :], torch.zeros_like(a), _kept(cost, a, a), 0
+        span = _span(kept)
         for done in range(1, iterations + 1):
             now = torch.maximum(eps, span * 0.5**done)
-            best = -now[..., 0] * torch.logsumexp(log_a + (f[..., None, :] - cost) / now, -1)
+            best = -now[..., 0] * torch.logsumexp(log_a + (f[..., None, :] - kept) / now, -1)
             if done % _CHECK_EVERY == 0 and bool((now <= eps).all()):
                 off = torch.where(a > 0, a * torch.expm1((f - best) / eps[..., 0]), 0).abs().sum(-1)
                 if bool((off <= tolerance).all()):
@@ -296,16 +299,27 @@ def _checked(cost: Tensor, epsilon: Tensor | float, tolerance: float, iterations
     return strength[..., None, None]
 
 
+def _kept(cost: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Return costs in which what is removed has the largest of the others: what fills up a set may cost anything."""
+    counts = (a > 0)[..., :, None] & (b > 0)[..., None, :]
+    return torch.where(counts, cost, cost.masked_fill(~counts, -torch.inf).amax((-2, -1), keepdim=True))
+
+
 def _span(cost: Tensor) -> Tensor:
     return cost.amax((-2, -1), keepdim=True) - cost.amin((-2, -1), keepdim=True)
 
 
 def _transport(cost: Tensor, a: Tensor, b: Tensor, f: Tensor, eps: Tensor, *, tolerance: float, done: int) -> Transport:
-    """Make the result from the potential of a: one more update makes the columns right."""
+    """Make the result from the potential of a: one more update makes the columns right, and tells what is removed."""
     with torch.no_grad():
         log_a, log_b = a.log()[..., :, None], b.log()[..., None, :]
-        g = -eps[..., 0, :] * torch.logsumexp(log_a + (f[..., :, None] - cost) / eps, -2)
-        plan = (log_a + log_b + (f[..., :, None] + g[..., None, :] - cost) / eps).exp()
+        gone_a, gone_b = (a == 0)[..., :, None], (b == 0)[..., None, :]
+        most = torch.finfo(cost.dtype).max  # a removed element of any cost: its potential stays a number
+        g = -eps[..., 0, :] * torch.logsumexp(log_a + (f[..., :, None] - cost.masked_fill(gone_a, 0)) / eps, -2)
+        far = g.masked_fill(b == 0, 0)[..., None, :] - cost.masked_fill(gone_b, 0)
+        f = torch.where(a > 0, f, -eps[..., 0] * torch.logsumexp(log_b + far / eps, -1)).clamp(-most, most)
+        g = g.clamp(-most, most)
+        plan = (log_a + log_b + (f[..., :, None] + g[..., None, :] - cost) / eps).exp().masked_fill(gone_a | gone_b, 0)
         error = (plan.sum(-1) - a).abs().sum(-1) + (plan.sum(-2) - b).abs().sum(-1)
         dual = (a * f).sum(-1) + (b * g).sum(-1)  # wrong by the square of what the potentials are
     moved = (plan * cost).sum((-2, -1))

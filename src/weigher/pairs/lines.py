@@ -93,8 +93,9 @@ def pretrain_lines(
     of, `widths` how many columns of each image are real. `loop.views` is not heeded; `loop.seed` also draws the head
     behind the encoder.
 
-    Raises: RequestError for images of another number of axes, widths out of range, and where two views of a line would
-    be further apart than half an instance; what `weigher.pairs.pretraining.pretrain_drawn` and the loss raise.
+    Raises: RequestError for images of another number of axes, widths out of range, a line with fewer frames than
+    windows, and where two views of a line would be further apart than half an instance; what
+    `weigher.pairs.pretraining.pretrain_drawn` and the loss raise.
 
     >>> images, widths = torch.rand(8, 1, 12, 60), torch.full((8,), 60)
     >>> encoder = LineEncoder(height=12)
@@ -106,6 +107,11 @@ def pretrain_lines(
     if images.dim() != 4:
         raise RequestError(f"images of shape {list(images.shape)}: needed are lines, [n, c, h, w]")
     checked_lengths(images[:, 0].mT, widths)
+    if config.mapping == "window" and (frames := -(int(widths.min()) // -stride)) < config.windows:
+        raise RequestError(
+            f"line {int(widths.argmin())} is {int(widths.min())} pixels wide, {frames} frames for {config.windows} "
+            "windows: leave out lines that narrow, or take fewer windows"
+        )
     apart = views.apart(images.shape[2])
     check_aligned(apart, furthest(int(widths.min()), config.mapping, config.windows, stride=stride))
 

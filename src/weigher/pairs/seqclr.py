@@ -128,14 +128,19 @@ def instance_losses(
     Shapes: both views `[b, m, e]` of any length, made unit here; `real` `[b, m]`; `weight` `[b, m]`, or `[b, 1]` for
     whole sequences, in [0, inf): 0 removes an instance, 2 is two copies of it -> `[b, m]`, 0 where nothing is real.
     Workers may hold different numbers of sequences and instances. Memory: O(b m e + block^2).
-    An instance alone has the loss 0. Raises: RequestError for views of different shapes, weights of others, and weights
-    out of range.
+    An instance alone has the loss 0, up to rounding. Raises: RequestError for views of different shapes or other axes,
+    weights of others, and weights out of range.
 
     >>> line = torch.eye(3)[None]
     >>> instance_losses(line, line, temperature=1.0)
     tensor([[0.9048, 0.9048, 0.9048]])
     """
     check_same(first, second)
+    if first.dim() != 3 or (real is not None and real.shape != first.shape[:2]):
+        raise RequestError(
+            f"instances of shape {list(first.shape)}, real {None if real is None else list(real.shape)}: expected are "
+            "[b, m, e] and [b, m]"
+        )
     if real is None:
         real = torch.ones(first.shape[:2], dtype=torch.bool, device=first.device)
     given = None if weight is None else _spread(weight, (len(real), real.shape[1]))[real]
@@ -233,8 +238,10 @@ class SeqCLRLoss(nn.Module):
             for view, count in zip(views, counts, strict=True)
         ]
         (one, real), (two, _) = found
+        counted = (real if weight is None else torch.where(real, weight, 0)).to(one.dtype)
+        for place, view in enumerate((one, two), 1):  # what a head made of sound features
+            check_embedded(view[real], counted[real] > 0, f"view {place}, its instances,")
         each = instance_losses(one, two, real, temperature=self.config.temperature, weight=weight)
-        counted = (real if weight is None else torch.where(real, weight, 0)).to(each.dtype)
         count = everyones(counted[real])[0][0].gt(0).sum()
         check_count(count, "instances")
         cosine = (unit(one, weight=counted) * unit(two, weight=counted)).sum(-1)

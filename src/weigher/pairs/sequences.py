@@ -38,7 +38,7 @@ from weigher.train.loop import History
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-# of four, the best for voices (`weigher study seqclr`)
+# of four, by how well voices are told: the best for neighbours; level with 0.1 for windows (`weigher study seqclr`)
 _TEMPERATURE_OF_WINDOWS, _TEMPERATURE_OF_NEIGHBOURS = 0.05, 0.02
 
 
@@ -166,8 +166,8 @@ def pretrain_sequences(
 
     Raises: RequestError for no sequences, empty ones, or ones of different widths, for crops shorter than a frame, less
     than two crops, a slow copy of the encoder where the loss makes no use of it, and, of aligned views, hidden
-    stretches that are longer than a window of a whole crop (in shorter ones less is hidden); what
-    `weigher.pairs.pretraining.pretrain_drawn` and the loss raise.
+    stretches that are longer than a window of a whole crop (in shorter ones less is hidden), and a sequence of which
+    the encoder makes fewer frames than windows; what `weigher.pairs.pretraining.pretrain_drawn` and the loss raise.
     """
     config, loop = config or SequenceConfig(), loop or PretrainConfig()
     if len({one.shape[1:] for one in sequences}) != 1 or not all(map(len, sequences)):
@@ -193,6 +193,7 @@ def pretrain_sequences(
 
     if aligned:
         _check_hidden(config, frames)
+        _check_room(config, encoder, [one[:frames] for one in sequences])
     parts = config.seqclr.windows if config.seqclr.mapping == "window" else 1
 
     def draw(chosen: np.ndarray, generator: np.random.Generator) -> list[tuple[Tensor, Tensor]]:
@@ -241,4 +242,21 @@ def _check_hidden(config: SequenceConfig, frames: int) -> None:
         raise RequestError(
             f"time_mask_frames = {hidden} in a crop of {frames} frames, whose instances have {longest:.3g}: nothing of "
             "an instance would be left to compare; hide less, take longer crops, or fewer windows"
+        )
+
+
+@torch.no_grad()
+def _check_room(config: SequenceConfig, encoder: nn.Module, sequences: Sequence[np.ndarray]) -> None:
+    """Raise RequestError where the encoder makes fewer frames of a sequence, as it is, than there are windows."""
+    least = min(range(len(sequences)), key=lambda place: len(sequences[place]))
+    device = next(encoder.parameters()).device
+    values = torch.from_numpy(np.asarray(sequences[least], np.float32))[None].to(device)
+    was_training = encoder.training
+    encoder.eval()  # a look must not move the statistics of a norm
+    made = int(encoder(values, torch.tensor([values.shape[1]], device=device))[1])
+    encoder.train(was_training)
+    if config.seqclr.mapping == "window" and made < config.seqclr.windows:
+        raise RequestError(
+            f"sequence {least} has {len(sequences[least])} frames, of which the encoder makes {made}, for "
+            f"{config.seqclr.windows} windows: leave out sequences that short, or take fewer windows"
         )

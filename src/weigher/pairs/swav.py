@@ -13,7 +13,8 @@ prototypes are nearest to some row (`used_prototypes`), and a loss that stays at
 
 Source: Caron, Misra, Mairal, Goyal, Bojanowski, Joulin 2020, arXiv 2006.09882. Unlike there: codes in the log domain,
 at any scale of the scores and any epsilon; weights; codes and queue of all workers together; prototypes are made unit
-where they are used, so that their gradient lies along the sphere.
+where they are used, so that their gradient lies along the sphere; each view is a pass of the encoder of its own, where
+the paper joins those of one size, so that batch norm goes by one view.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 
 from weigher.core.contrast import unit
 from weigher.errors import RequestError
-from weigher.pairs.checks import check_positive, check_same, check_views
+from weigher.pairs.checks import check_positive, check_views
 from weigher.pairs.codes import balanced_codes, clean, imbalance, used_prototypes
 from weigher.pairs.queue import EmbeddingQueue
 from weigher.pairs.workers import everyones, mean_over_workers
@@ -252,8 +253,14 @@ def swapped_prediction(
     check_positive(temperature=temperature)
     if len(scores) < 2 or not 1 <= len(codes) <= len(scores):
         raise RequestError(f"{len(codes)} codes and scores of {len(scores)} views: at least 1 of 2 are needed")
-    for given in (*codes, *scores):
-        check_same(scores[0], given)
+    named = {f"codes {place}": given for place, given in enumerate(codes, 1)}
+    named |= {f"scores of view {place}": given for place, given in enumerate(scores, 1)}
+    for name, given in named.items():
+        if given.shape != scores[0].shape:
+            raise RequestError(
+                f"{name} of shape {list(given.shape)}, those of view 1 {list(scores[0].shape)}: row i of all must be "
+                "one thing"
+            )
     logs = [(clean(one, weight)[0] / temperature).log_softmax(-1) for one in scores]
     total = torch.stack(logs).sum(0)
     parts = [(clean(q, weight)[0] * (total - own)).sum(-1) for q, own in zip(codes, logs, strict=False)]

@@ -1,10 +1,10 @@
 """Does an encoder that was pre-trained without labels make more of few casts? The flagship, from scratch and from it.
 
 Conversations of people who read aloud, as audio; a quarter, a half or all of them have casts. An encoder hears all of
-them without any (`weigher pretrain`): by SeqCLR (temperature 0.05), and by InfoNCE of neighbouring crops (0.02), each
-at the temperature that tells voices best in the study of SeqCLR. Then the weigher learns from the casts, from scratch
-and from each encoder (`weigher train --from`), with the same steps, batches and draws. What pre-training takes comes on
-top. Everything is measured on people never heard, with nothing told:
+them without any (`weigher pretrain`): by SeqCLR (temperature 0.05), and by InfoNCE of neighbouring crops (0.02); in the
+study of SeqCLR this tells voices best, and that as well as 0.1, the best of windows. Then the weigher learns from the
+casts, from scratch and from each encoder (`weigher train --from`), with the same steps, batches and draws. What
+pre-training takes comes on top. Everything is measured on people never heard, with nothing told:
 
     DER %              error of the weigher, and with it confusion and how often the count is right
     clustering DER %   error of k-means on one-second means of frame embeddings, true count and true speech given

@@ -20,7 +20,7 @@ Measured on images never seen:
     purity %                               images of the main class of their nearest prototype (or k-means centre)
 
 small: digits and 1,700 images of MNIST; about 8 minutes for five seeds on one core. full: all 8,500 of MNIST, and 5,000
-images of CIFAR-10; about three quarters of an hour.
+images of CIFAR-10; about half an hour.
 """
 
 from __future__ import annotations
