@@ -238,10 +238,11 @@ class SeqCLRLoss(nn.Module):
             for view, count in zip(views, counts, strict=True)
         ]
         (one, real), (two, _) = found
-        counted = (real if weight is None else torch.where(real, weight, 0)).to(one.dtype)
+        kept = real if weight is None else real & (weight > 0)
         for place, view in enumerate((one, two), 1):  # what a head made of sound features
-            check_embedded(view[real], counted[real] > 0, f"view {place}, its instances,")
+            check_embedded(view[real], kept[real], f"view {place}, its instances,")
         each = instance_losses(one, two, real, temperature=self.config.temperature, weight=weight)
+        counted = (real if weight is None else torch.where(real, weight, 0)).to(each.dtype)
         count = everyones(counted[real])[0][0].gt(0).sum()
         check_count(count, "instances")
         cosine = (unit(one, weight=counted) * unit(two, weight=counted)).sum(-1)

@@ -193,7 +193,8 @@ def pretrain_sequences(
 
     if aligned:
         _check_hidden(config, frames)
-        _check_room(config, encoder, [one[:frames] for one in sequences])
+        if config.seqclr.mapping == "window":
+            _check_room(config.seqclr.windows, encoder, [one[:frames] for one in sequences])
     parts = config.seqclr.windows if config.seqclr.mapping == "window" else 1
 
     def draw(chosen: np.ndarray, generator: np.random.Generator) -> list[tuple[Tensor, Tensor]]:
@@ -246,7 +247,7 @@ def _check_hidden(config: SequenceConfig, frames: int) -> None:
 
 
 @torch.no_grad()
-def _check_room(config: SequenceConfig, encoder: nn.Module, sequences: Sequence[np.ndarray]) -> None:
+def _check_room(windows: int, encoder: nn.Module, sequences: Sequence[np.ndarray]) -> None:
     """Raise RequestError where the encoder makes fewer frames of a sequence, as it is, than there are windows."""
     least = min(range(len(sequences)), key=lambda place: len(sequences[place]))
     device = next(encoder.parameters()).device
@@ -255,8 +256,8 @@ def _check_room(config: SequenceConfig, encoder: nn.Module, sequences: Sequence[
     encoder.eval()  # a look must not move the statistics of a norm
     made = int(encoder(values, torch.tensor([values.shape[1]], device=device))[1])
     encoder.train(was_training)
-    if config.seqclr.mapping == "window" and made < config.seqclr.windows:
+    if made < windows:
         raise RequestError(
-            f"sequence {least} has {len(sequences[least])} frames, of which the encoder makes {made}, for "
-            f"{config.seqclr.windows} windows: leave out sequences that short, or take fewer windows"
+            f"sequence {least} has {len(sequences[least])} frames, of which the encoder makes {made}, for {windows} "
+            "windows: leave out sequences that short, or take fewer windows"
         )
