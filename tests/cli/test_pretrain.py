@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -305,10 +306,26 @@ def test_requests_that_cannot_be_served(world, tmp_path, capsys, request_, said)
     assert not (tmp_path / "run" / "encoder").exists()
 
 
+def test_no_model_is_written_over_and_a_place_where_a_run_only_began_is_free(world, run, tmp_path, capsys):
+    for what in ("encoder", "."):  # an encoder, and a finished run whose checkpoint was thrown away
+        place = tmp_path / what.replace(".", "run")
+        shutil.copytree(run / what, place)
+        (place / "last.safetensors").unlink(missing_ok=True)
+        before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+        assert pretrain(world / "audio", place) == 2
+        assert "holds a run or a model already" in capsys.readouterr().err
+        assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
+    refused = tmp_path / "refused"
+    refused.mkdir()
+    for name in ("config.json", "data.json"):
+        (refused / name).write_text("{}")
+    assert pretrain(world / "audio", refused, "--epochs", 1) == 0
+
+
 def test_a_run_is_not_written_over_and_goes_on_with_what_it_began_with(world, run, tmp_path, capsys):
     before = weights(run)
     assert pretrain(world / "audio", run) == 2
-    assert "holds a run already" in capsys.readouterr().err
+    assert "holds a run or a model already" in capsys.readouterr().err
     assert pretrain(world / "audio", run, "--resume", "--epochs", 3) == 2
     assert "leave --epochs out" in capsys.readouterr().err
     assert pretrain(world / "audio" / "part0", run, "--resume") == 2

@@ -88,6 +88,13 @@ def test_small_crops_join_two_of_the_full_size(world, drawings, tmp_path, monkey
     assert sizes[:5] == [8, 8, 4, 4, 4]
 
 
+def test_settings_of_the_file_may_be_for_the_method_that_is_asked(drawings, tmp_path):
+    settings = {"small_crops": 2, "losses": {"swav": {"prototypes": 4}}}
+    (tmp_path / "small.json").write_text(json.dumps(settings), encoding="utf-8")
+    asked = ("--method", "swav", "--epochs", 1, "--config", tmp_path / "small.json")
+    assert pretrain(drawings, tmp_path / "run", *asked) == 0
+
+
 def test_images_of_two_sizes_are_refused_and_broken_ones_left_out(world, drawings, tmp_path, capsys):
     for index in range(4):
         Image.fromarray(np.full((8, 8, 3), 40 * index, np.uint8)).save(tmp_path / f"{index}.png")

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from weigher.cli import console
+from weigher.cli.run_folder import check_place
 from weigher.errors import RequestError
 
 if TYPE_CHECKING:
     from weigher.cli.pretrain_runs import ImageSettings, RecordingSettings
 
+_OF_VALUE = ("last.safetensors", "encoder", "model", "model.safetensors", "listen", "weigh", "best.safetensors")
 _BEGINNING = ("method", "epochs", "batch", "seed", "config")
 
 
@@ -75,12 +77,13 @@ def run(options: Options) -> int:
 
 
 def _check(options: Options) -> None:
-    held = (options.out / "last.safetensors").exists()
+    # a run that was refused or killed at its beginning leaves these, of which nothing is lost
+    begun = options.out / "data.json"
+    lost = not any((options.out / name).exists() for name in _OF_VALUE)
+    check_place(options.out, new=not options.resume and not (begun.exists() and lost))
     if not options.resume:
-        if held:
-            raise RequestError(f"{options.out} holds a run already; give --resume to go on with it, or another folder")
         return
-    if not held:
+    if not (options.out / "last.safetensors").exists():
         raise RequestError(f"there is no run to resume in {options.out}; leave --resume out to begin one")
     for name in _BEGINNING:
         if getattr(options, name) is not None:
@@ -89,22 +92,28 @@ def _check(options: Options) -> None:
 
 def _resolved(options: Options, settings: RecordingSettings | ImageSettings) -> RecordingSettings | ImageSettings:
     """Lay the file and the options over the defaults; a resumed run keeps its own settings."""
-    from weigher.cli.pretrain_runs import CONFIG, RecordingSettings
+    from weigher.cli.pretrain_runs import CONFIG
     from weigher.recordings.configs import read_config
 
     if options.resume:
         return read_config(options.out / CONFIG, settings)
+    settings = _with_method(settings, options.method)  # before the file, whose other settings may be for this method
     if options.config is not None:
-        settings = read_config(options.config, settings)
-    if options.method is not None:
-        if isinstance(settings, RecordingSettings):
-            settings = replace(settings, sequences=replace(settings.sequences, method=options.method))
-        else:
-            settings = replace(settings, method=options.method)
+        settings = _with_method(read_config(options.config, settings), options.method)
     given = {name: getattr(options, name) for name in ("epochs", "batch", "seed")}
     return replace(
         settings, loop=replace(settings.loop, **{name: value for name, value in given.items() if value is not None})
     )
+
+
+def _with_method(settings: RecordingSettings | ImageSettings, method: Any) -> RecordingSettings | ImageSettings:
+    from weigher.cli.pretrain_runs import RecordingSettings
+
+    if method is None:
+        return settings
+    if isinstance(settings, RecordingSettings):
+        return replace(settings, sequences=replace(settings.sequences, method=method))
+    return replace(settings, method=method)
 
 
 def _print(done: dict[str, Any]) -> None:
