@@ -15,7 +15,6 @@ from weigher.errors import RequestError
 if TYPE_CHECKING:
     from weigher.cli.pretrain_runs import ImageSettings, RecordingSettings
 
-_OF_VALUE = ("last.safetensors", "encoder", "model", "model.safetensors", "listen", "weigh", "best.safetensors")
 _BEGINNING = ("method", "epochs", "batch", "seed", "config")
 
 
@@ -77,10 +76,7 @@ def run(options: Options) -> int:
 
 
 def _check(options: Options) -> None:
-    # a run that was refused or killed at its beginning leaves these, of which nothing is lost
-    begun = options.out / "data.json"
-    lost = not any((options.out / name).exists() for name in _OF_VALUE)
-    check_place(options.out, new=not options.resume and not (begun.exists() and lost))
+    check_place(options.out, new=not options.resume, beginning=("config.json", "data.json", "metrics.jsonl"))
     if not options.resume:
         return
     if not (options.out / "last.safetensors").exists():

@@ -174,7 +174,7 @@ def _begin(place: Place, settings: RecordingSettings | ImageSettings, held: dict
                 "began with, or begin a run in another folder"
             )
     elif rank() == 0:
-        for name, plain in ((DATA, held), (CONFIG, to_plain(settings))):
+        for name, plain in ((CONFIG, to_plain(settings)), (DATA, held)):
             with writing(place.out / name, "w") as file:
                 json.dump(plain, file, indent=2)
 

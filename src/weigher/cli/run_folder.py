@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from weigher.errors import RequestError
@@ -15,14 +16,17 @@ _OF_A_RUN = (
 """What folders of runs and models hold; one of them, and the folder is not ours to write to."""
 
 
-def check_place(out: Path, *, new: bool) -> None:
-    """Raise RequestError for a folder that cannot be written to and, for a new run, one that holds a run or a model."""
+def check_place(out: Path, *, new: bool, beginning: Collection[str] = ()) -> None:
+    """Raise RequestError for a folder that cannot be written to and, for a new run, one that holds a run or a model.
+
+    `beginning` names what a run of this kind leaves where it was refused or killed at once: nothing is lost with it.
+    """
     nearest = next(place for place in (out, *out.absolute().parents) if place.exists())
     if not nearest.is_dir():
         raise RequestError(f"--out {out}: {nearest} is a file; give a folder, new or empty")
     if not os.access(nearest, os.W_OK):
         raise RequestError(f"--out {out}: this user may not write to {nearest}; give another folder")
-    held = [name for name in _OF_A_RUN if (out / name).exists()]
+    held = [name for name in _OF_A_RUN if name not in beginning and (out / name).exists()]
     if new and held:
         raise RequestError(
             f"{out} holds a run or a model already ({', '.join(held)}); give another folder, or --resume to go on with "
