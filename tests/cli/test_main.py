@@ -73,6 +73,18 @@ def test_no_verb_is_a_wrong_request(capsys):
     assert "no verb was given" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("given", [["--out", ""], ["--out="], ["--from", "", "--quiet"]])
+def test_an_option_that_is_given_nothing_is_a_wrong_request(given, capsys):
+    assert cli.main(["train", "cast.csv", *given]) == 2
+    assert f"{given[0].rstrip('=')} is given nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", [verb for verb in cli.VERBS if verb != "people"])
+def test_no_option_shows_that_its_default_is_none(verb, capsys):
+    assert cli.main([verb, "--help"]) == 0
+    assert "None" not in capsys.readouterr().out
+
+
 def test_unknown_option_is_a_wrong_request(capsys):
     assert cli.main(["doctor", "--jsn"]) == 2
     shown = capsys.readouterr()

@@ -19,6 +19,8 @@ from launching import torchrun
 from weigher.cli.main import main
 from weigher.io.features import Features, write_features
 from weigher.io.manifest import write_cast_csv
+from weigher.pairs.pretrained import save_image_encoder
+from weigher.pairs.pretraining import ImageEncoder
 from weigher.recordings.adapt import read_start
 from weigher.recordings.diarizer import Diarizer
 from weigher.recordings.pretrained_encoder import load_encoder
@@ -139,6 +141,19 @@ def test_voices_are_tried_where_they_have_names(world, tmp_path, capsys):
     assert capsys.readouterr().out.count("\n") == 1  # of each person too few to take a fifth of
 
 
+def test_an_encoder_is_kept_before_it_is_tried(world, tmp_path, capsys):
+    voices = container(tmp_path / "voices.npz", ("a", "b"), 5)
+    options = ("--config", world / "small.json", "--method", "info-nce", "--epochs", 1)
+    with pytest.MonkeyPatch.context() as patch:
+        cut_by(patch, "try on labels", 1, "raise")
+        assert pretrain(voices, tmp_path / "run", *options) == 130
+    assert "was not tried on labels to the end; --resume does that" in capsys.readouterr().err
+    kept = weights(tmp_path / "run")
+    assert pretrain(voices, tmp_path / "run", "--resume") == 0
+    assert "random start: linear probe" in capsys.readouterr().out
+    assert weights(tmp_path / "run") == kept
+
+
 @pytest.mark.parametrize("by_signal", [True, False])
 def test_a_run_cut_off_and_resumed_is_the_run_that_never_was(world, run, tmp_path, capsys, by_signal):
     with pytest.MonkeyPatch.context() as patch:
@@ -254,6 +269,56 @@ def test_features_of_another_width_and_other_verbs_refuse_the_encoder(world, run
     assert "give a model of that kind" in capsys.readouterr().err
 
 
+def test_training_says_what_it_can_begin_from(world, tmp_path, capsys):
+    save_image_encoder(tmp_path / "drawings" / "encoder", ImageEncoder(), {})
+    for place, said in (
+        ("nowhere", "there is no model folder"),
+        ("cast.csv", "there is no model folder"),
+        ("audio", "holds no model"),
+        (tmp_path / "drawings", "has the format 'weigher.image-encoder.2'"),
+        (tmp_path / "drawings" / "encoder", "has the format 'weigher.image-encoder.2'"),
+    ):
+        assert train(world, tmp_path / "out", "--from", world / place) == 2
+        error = capsys.readouterr().err
+        assert said in error
+        assert "RUN of `weigher pretrain` on recordings" in error
+
+
+def test_a_run_is_resumed_with_data_of_its_kind(world, run, tmp_path, capsys):
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).random((20, 8, 8)))
+    assert pretrain(tmp_path / "x.npz", run, "--resume") == 2
+    assert f"{run} began with recordings, and {tmp_path / 'x.npz'} holds images" in capsys.readouterr().err
+
+
+def test_a_finished_run_without_its_metrics_is_resumed(world, run, tmp_path, capsys):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    assert pretrain(world / "audio", tmp_path / "run", "--resume") == 0
+    assert "in 8 steps, of which no metrics are left" in capsys.readouterr().out
+    assert pretrain(world / "audio", tmp_path / "run", "--resume", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["loss"] == {"first": None, "last": None}
+    assert weights(tmp_path / "run") == weights(run)
+
+
+def test_a_rate_that_breaks_the_encoder_fails_and_says_so(world, tmp_path, capsys):
+    (tmp_path / "fast.json").write_text(json.dumps({**SETTINGS, "loop": {"batch": 4, "learning_rate": 1e30}}))
+    assert pretrain(world / "audio", tmp_path / "run", "--config", tmp_path / "fast.json") == 1
+    said = capsys.readouterr().err
+    assert "training broke at step 2" in said
+    assert "lower learning rate" in said
+
+
+def test_what_is_not_heeded_and_what_is_not_learned_is_told(world, tmp_path, capsys):
+    voices = container(tmp_path / "voices.npz", ("a", "b"), 4)
+    still = {"learning_rate": 1e-12, "epochs": 20, "batch": 8}
+    settings = {**SETTINGS, "sequences": {**SETTINGS["sequences"], "method": "info-nce"}, "loop": still}
+    (tmp_path / "still.json").write_text(json.dumps(settings))
+    assert pretrain(voices, tmp_path / "run", "--config", tmp_path / "still.json") == 0
+    said = capsys.readouterr().err
+    assert "mels = 16 is of audio, and" in said
+    assert "the loss has not fallen" in said
+
+
 # --- requests that cannot be served ----------------------------------------------------------------------------------
 
 
@@ -280,11 +345,29 @@ def test_what_cannot_be_read_is_listed_and_left_out(world, tmp_path, capsys):
     [
         (["nowhere"], "does not exist"),
         (["empty"], "no audio, no features (.npz) and no images"),
-        (["audio", "--config", "{}/wrong.json"], "no setting 'mel'"),
+        (["audio", "--config", "{}/wrong.json"], "no setting 'mel'; did you mean 'mels'? known are mels, encoder, seq"),
         (["audio", "--resume"], "no run to resume"),
         (["audio", "--epochs", 0], "epochs = 0"),
         (["audio", "--device", "cuda:7"], "GPU"),
         (["audio/part0/r0.wav"], "at least two"),
+        (["audio", "--out="], "--out is given nothing"),
+        (["audio", "--method", "None"], "it can be info-nce, align-uniform"),
+        (["audio", "--config", "{}/wide.json"], "frames, needed are 25000: a quarter of crop_seconds = 1000"),
+        (["audio", "--config", "{}/windows.json"], "frames, needed are 4000: room for windows = 500 at any speed"),
+        (["audio", "--config", "{}/hidden.json"], "could hide all of it"),
+        (["audio", "--config", "{}/slow.json", "--method", "swav"], "no use of a slow copy"),
+        (["audio", "--config", "{}/queue.json"], "set target_momentum"),
+        (
+            ["audio", "--config", "{}/rate.json"],
+            "learning_rate = -1.0 is out of range; needed is a finite number",
+        ),
+        (["audio", "--config", "{}/images.json"], "has settings for images, and the data are recordings"),
+        (["images.npz", "--config", "{}/small.json"], "has settings for recordings, and the data are images"),
+        (["one.npz"], "holds one image"),
+        (["one.png"], "is one image"),
+        (["images.npz", "--config", "{}/colours.json"], "colours = 3 of the encoder"),
+        (["images.npz", "--config", "{}/none.json"], "channels = () is out of range; needed is one number or more"),
+        (["images.npz", "--config", "{}/less.json"], "small_crops = -2 is out of range"),
         (["images.npz", "--method", "seqclr"], "give recordings"),
         (["images.npz", "--method", "swav", "--config", "{}/slow.json"], "no use of a slow copy"),
         (["images.npz", "--config", "{}/crops.json"], "are for swav and relic"),
@@ -293,17 +376,31 @@ def test_what_cannot_be_read_is_listed_and_left_out(world, tmp_path, capsys):
 )
 def test_requests_that_cannot_be_served(world, tmp_path, capsys, request_, said):
     (world / "empty").mkdir(exist_ok=True)
-    (world / "wrong.json").write_text('{"mel": 40}')
-    (world / "slow.json").write_text('{"loop": {"target_momentum": 0.9}}')
-    (world / "crops.json").write_text('{"small_crops": 2}')
+    settings = {
+        "wrong": {"mel": 40},
+        "slow": {"loop": {"target_momentum": 0.9}},
+        "crops": {"small_crops": 2},
+        "less": {"small_crops": -2},
+        "wide": {"sequences": {"crop_seconds": 1000}},
+        "windows": {"sequences": {"method": "seqclr", "seqclr": {"windows": 500}}},
+        "hidden": {"sequences": {"views": {"time_mask_frames": 1000}}},
+        "queue": {"sequences": {"losses": {"queue": 8}}},
+        "rate": {"loop": {"learning_rate": -1}},
+        "colours": {"encoder": {"colours": 3}},
+        "none": {"encoder": {"channels": []}},
+    }
+    for name, plain in settings.items():
+        (world / f"{name}.json").write_text(json.dumps(plain))
     np.savez(world / "images.npz", images=np.zeros((4, 8, 8), np.uint8))
+    np.savez(world / "one.npz", images=np.zeros((1, 1, 8, 8), np.uint8))
     np.savez(world / "flat.npz", x=np.zeros((4, 8)))
+    (world / "one.png").touch()
     data, *more = request_
     assert pretrain(world / data, tmp_path / "run", *(str(part).format(world) for part in more)) == 2
     error = capsys.readouterr().err
     assert said in error
     assert "Traceback" not in error
-    assert not (tmp_path / "run" / "encoder").exists()
+    assert not (tmp_path / "run").exists()  # what was refused leaves nothing
 
 
 def test_no_model_is_written_over_and_a_place_where_a_run_only_began_is_free(world, run, tmp_path, capsys):

@@ -48,7 +48,7 @@ def test_images_are_learned_and_tried_where_they_have_labels(world, drawings, tm
     options = ("--config", world / "images.json", "--json")
     assert pretrain(drawings, tmp_path / "run", *options) == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told["images"], told["steps"]) == (40, 6)
+    assert (told["images"], told["steps"], told["scale"]) == (40, 6, [0, 255])
     assert set(told["accuracy"]) == {"random start", "pre-trained"}
     for figures in told["accuracy"].values():
         assert set(figures) == {"linear probe", "5 nearest neighbours", "10 labels of each class"}
@@ -60,7 +60,27 @@ def test_images_are_learned_and_tried_where_they_have_labels(world, drawings, tm
     printed = capsys.readouterr().out
     assert printed.count("\n") == 1
     assert "taught by relic on 20 images in 3 steps" in printed
-    assert load_image_encoder(tmp_path / "plain" / "encoder").config.colours == 3
+    assert load_image_encoder(str(tmp_path / "plain" / "encoder")).config.colours == 3
+    assert json.loads((tmp_path / "plain" / "config.json").read_text())["encoder"]["colours"] == 3
+    assert pretrain(unlabelled, tmp_path / "plain", "--resume") == 0
+
+
+def test_images_that_were_scaled_say_so_in_the_line_and_the_folder(world, tmp_path, capsys):
+    x = np.random.default_rng(0).integers(0, 17, (20, 8, 8))
+    x[0, 0, :2] = 0, 16
+    np.savez(tmp_path / "x.npz", x=x, y=np.arange(20))
+    assert pretrain(tmp_path / "x.npz", tmp_path / "run", "--config", world / "images.json") == 0
+    printed = capsys.readouterr().out
+    assert "on 20 images (0 to 16, scaled to 0 to 1)" in printed
+    assert printed.count("\n") == 1  # labels of one image each say nothing
+    told = json.loads((tmp_path / "run" / "encoder" / "config.json").read_text(encoding="utf-8"))["told"]
+    assert told["scale"] == [0, 16]
+
+
+def test_images_that_are_all_the_same_are_warned_of(world, tmp_path, capsys):
+    np.savez(tmp_path / "x.npz", x=np.full((8, 8, 8), 9, np.uint8))
+    assert pretrain(tmp_path / "x.npz", tmp_path / "run", "--config", world / "images.json", "--epochs", 1) == 0
+    assert "are the same: nothing tells one from another" in capsys.readouterr().err
 
 
 def test_two_workers_teach_an_encoder_of_images(world, drawings, tmp_path):

@@ -219,6 +219,13 @@ def assert_refused(path, match, readers=all_readers):
         assert str(path) in str(caught.value)
 
 
+def test_audio_that_may_not_be_read_says_so(tmp_path, monkeypatch):
+    write_audio(tmp_path / "a.wav", np.zeros(1600))
+    with monkeypatch.context() as patch:
+        patch.setattr("os.access", lambda path, mode: False)
+        assert_refused(tmp_path / "a.wav", r"cannot be read \(permission denied\); make it readable")
+
+
 def test_missing_folder_empty_and_no_audio(tmp_path):
     assert_refused(tmp_path / "none.wav", "does not exist")
     assert_refused(tmp_path, "not a file")

@@ -100,6 +100,18 @@ def test_pickles_are_never_loaded(tmp_path):
     assert not mark.exists()
 
 
+def test_a_file_that_may_not_be_read_says_so(tmp_path, monkeypatch):
+    write_features(tmp_path / "a.npz", Features(np.ones((3, 2), np.float32), 0.01))
+
+    def refused(*given):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open", refused)
+        with pytest.raises(RequestError, match=r"a\.npz cannot be read \(Permission denied\)"):
+            read_features(tmp_path / "a.npz")
+
+
 def test_no_npz_at_all(tmp_path):
     with pytest.raises(RequestError, match="does not exist"):
         read_features(tmp_path / "none.npz")

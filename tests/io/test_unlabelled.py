@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from weigher.errors import RequestError
-from weigher.io.unlabelled import kind_of, read_unlabelled_images
+from weigher.io.unlabelled import holdings, kind_of, read_unlabelled_images
 
 
 def drawn(path, shape=(6, 7), value=9):
@@ -24,6 +24,8 @@ def drawn(path, shape=(6, 7), value=9):
         (["cat/a.png", "notes.txt"], "images"),
         (["a.JPG"], "images"),
         ([".hidden.wav", "a.png"], "images"),
+        (["a.png", "labels.mat"], "images"),
+        (["a.oga"], "recordings"),
     ],
 )
 def test_a_folder_is_what_lies_in_it(tmp_path, names, kind):
@@ -46,6 +48,19 @@ def test_a_file_is_told_by_its_name_and_arrays(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(RequestError, match="no audio, no features"):
         kind_of(tmp_path / "empty")
+    drawn(tmp_path / "one.png")
+    with pytest.raises(RequestError, match="is one image; at least two"):
+        kind_of(tmp_path / "one.png")
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    def refused(place):
+        raise PermissionError(13, "Permission denied", str(place))
+
+    monkeypatch.setattr("os.scandir", refused)
+    for look in (kind_of, holdings):
+        with pytest.raises(RequestError, match=r"cannot list .*Permission denied"):
+            look(tmp_path)
 
 
 def test_a_folder_of_folders_has_labels_and_one_of_files_has_none(tmp_path):
@@ -56,8 +71,13 @@ def test_a_folder_of_folders_has_labels_and_one_of_files_has_none(tmp_path):
     assert images.values.shape == (3, 3, 6, 7)  # one is in colour, so all are
     assert images.values[:, 0, 0, 0].tolist() == pytest.approx([0, 1, 0.2])
     assert images.labels.tolist() == ["cat", "dog", "dog"]
+    assert images.skipped == ()
     drawn(tmp_path / "loose.png")
-    assert read_unlabelled_images(tmp_path).labels is None
+    mixed = read_unlabelled_images(tmp_path)
+    assert mixed.labels is None
+    assert len(mixed.skipped) == 1
+    assert "names as labels, since" in mixed.skipped[0]
+    assert "loose.png lies in none of them" in mixed.skipped[0]
     drawn(tmp_path / "cat" / "tall.png", shape=(8, 7))
     with pytest.raises(RequestError, match=r"loose\.png has 7 x 6 pixels and .*tall\.png 7 x 8"):
         read_unlabelled_images(tmp_path)
@@ -75,22 +95,43 @@ def test_a_broken_image_is_left_out_and_a_folder_of_nothing_else_refused(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("given", "expected", "scale"),
     [
-        (np.array([0, 51, 255], np.uint8), [0, 0.2, 1]),
-        (np.array([0.0, 0.25, 0.5]), [0, 0.25, 0.5]),
-        (np.array([0, 4, 16]), [0, 0.25, 1]),
-        (np.array([-1.0, 0.0, 1.0]), [0, 0.5, 1]),
-        (np.array([False, True, True]), [0, 1, 1]),
-        (np.array([7.0, 7.0, 7.0]), [0, 0, 0]),
+        (np.array([0, 51, 255], np.uint8), [0, 0.2, 1], (0, 255)),
+        (np.array([0.0, 0.25, 0.5]), [0, 0.25, 0.5], (0, 1)),
+        (np.array([0, 4, 16]), [0, 0.25, 1], (0, 16)),
+        (np.array([-1.0, 0.0, 1.0]), [0, 0.5, 1], (-1, 1)),
+        (np.array([False, True, True]), [0, 1, 1], (0, 1)),
+        (np.array([7.0, 7.0, 7.0]), [0, 0, 0], (7, 7)),
     ],
 )
-def test_numbers_end_between_0_and_1(tmp_path, given, expected):
+def test_numbers_end_between_0_and_1_and_it_is_told_from_where(tmp_path, given, expected, scale):
     np.savez(tmp_path / "x.npz", x=np.tile(given[:, None, None], (1, 2, 3)))
     images = read_unlabelled_images(tmp_path / "x.npz")
     assert images.values[:, 0, 0, 0].tolist() == pytest.approx(expected)
     assert images.values.dtype == np.float32
     assert images.labels is None
+    assert images.scale == scale
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((2, 6, 7), (2, 1, 6, 7)),
+        ((2, 6, 7, 1), (2, 1, 6, 7)),
+        ((2, 6, 7, 4), (2, 4, 6, 7)),
+        ((2, 1, 6, 7), (2, 1, 6, 7)),
+        ((2, 3, 6, 7), (2, 3, 6, 7)),
+        ((2, 3, 6, 3), (2, 3, 3, 6)),  # the last axis is asked first
+    ],
+)
+def test_colours_stand_last_or_where_that_cannot_be_second(tmp_path, shape, expected):
+    given = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
+    np.savez(tmp_path / "x.npz", x=given)
+    read = read_unlabelled_images(tmp_path / "x.npz").values
+    assert read.shape == expected
+    told = given[:, None] if len(shape) == 3 else given if expected == shape else given.transpose(0, 3, 1, 2)
+    assert np.array_equal(read, told.astype(np.float32) / 255)
 
 
 def test_labels_beside_images_are_kept(tmp_path):
@@ -108,6 +149,7 @@ def test_labels_beside_images_are_kept(tmp_path):
         ({"x": np.ones((0, 8, 8))}, "needed are numbers"),
         ({"x": np.array([[["a"]]])}, "needed are numbers"),
         ({"x": np.full((2, 3, 3), np.nan)}, "NaN"),
+        ({"x": np.ones((2, 8, 8, 8))}, r"\[2, 8, 8, 8\] no axis can be one of colours"),
     ],
 )
 def test_arrays_that_are_no_images(tmp_path, arrays, said):

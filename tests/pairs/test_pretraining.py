@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from weigher.errors import RequestError
+from weigher.errors import RequestError, WeigherError
 from weigher.pairs.align_uniform import AlignUniformConfig, AlignUniformLoss
 from weigher.pairs.diagnosis import diagnose
 from weigher.pairs.evaluation import encode, few_labels, linear_probe, nearest_labels, probed
 from weigher.pairs.info_nce import InfoNCELoss
+from weigher.pairs.methods import LossConfig, pair_loss
 from weigher.pairs.pretraining import ImageEncoder, ImageEncoderConfig, PretrainConfig, pretrain, pretrain_drawn
 from weigher.pairs.queue import EmbeddingQueue
 from weigher.pairs.relic import ReLICLoss
@@ -272,8 +273,13 @@ DEAD = torch.tensor([[1.0, 0.0, 0.0], [math.nan, 0.0, 0.0], [0.0, 0.0, 1.0]])
         (lambda: pretrain(encoder(), InfoNCELoss(), torch.zeros(9, 8, 8)), r"\[9, 8, 8\]"),
         (lambda: PretrainConfig(batch=1), "batch = 1"),
         (lambda: PretrainConfig(target_momentum=1.0), "target_momentum = 1.0"),
-        (lambda: ImageEncoderConfig(channels=()), "at least one"),
-        (lambda: ImageEncoderConfig(first_stride=0), "first_stride=0"),
+        (lambda: PretrainConfig(learning_rate=-1.0), r"learning_rate = -1\.0 is out of range; needed is a finite"),
+        (lambda: PretrainConfig(seed=-1), "seed = -1 is out of range; needed is 0 or more"),
+        (lambda: LossConfig(temperature=0.0), "temperature = 0.0"),
+        (lambda: pair_loss("relic", LossConfig(queue=4), 8), "queue = 4 with relic: it is for info-nce and align"),
+        (lambda: pair_loss("swav", LossConfig(queue=4), 8), "that of swav is losses.swav.queue"),
+        (lambda: ImageEncoderConfig(channels=()), "one number or more"),
+        (lambda: ImageEncoderConfig(first_stride=0), "first_stride = 0"),
         (lambda: ViewConfig(scale=1.0), "scale = 1.0"),
         (lambda: InfoNCELoss(0.0), "temperature = 0.0"),
         (lambda: InfoNCELoss()(torch.eye(2)[:1], torch.eye(2)[:1]), "this batch has 1"),
@@ -291,6 +297,38 @@ DEAD = torch.tensor([[1.0, 0.0, 0.0], [math.nan, 0.0, 0.0], [0.0, 0.0, 1.0]])
 def test_what_cannot_be_served_is_said(call, said):
     with pytest.raises(RequestError, match=said):
         call()
+
+
+@pytest.mark.parametrize("rate", [1e6, 1e30])
+def test_a_rate_that_breaks_the_encoder_is_told_as_such_and_not_as_bad_data(rate, tmp_path):
+    with pytest.raises(WeigherError, match=r"training broke at step \d.*lower") as caught:
+        pretrain(encoder(), InfoNCELoss(), images()[0], replace(BRIEF, learning_rate=rate), device="cpu")
+    assert not isinstance(caught.value, RequestError)
+
+
+def test_views_that_are_not_finite_are_told_as_data():
+    x = images()[0]
+    x[3] = math.nan
+    with pytest.raises(RequestError, match="holds NaN or infinity"):
+        pretrain(encoder(), InfoNCELoss(), x, BRIEF, device="cpu")
+
+
+def test_images_an_encoder_cannot_take_are_refused_and_those_of_another_scale_warned_of():
+    model, x = encoder(), torch.rand(3, 1, 8, 8)
+    assert torch.allclose(encode(model, x.double()), encode(model, x))
+    wrong = [
+        (x[:, 0], "floating tensor"),
+        (x.numpy(), "ndarray"),
+        ((255 * x).byte(), "divided by 255"),
+        (x[:0], "floating tensor"),
+        (x.expand(3, 3, 8, 8), "images of 3 colours for an encoder of 1"),
+        (x.masked_fill(x > 0.9, math.nan), "of the images holds NaN"),
+    ]
+    for given, said in wrong:
+        with pytest.raises(RequestError, match=said):
+            encode(model, given)
+    with pytest.warns(UserWarning, match=r"to 16; an encoder of `weigher pretrain` was taught on 0 to 1"):
+        encode(model, torch.full_like(x, 16.0))
 
 
 def test_views_are_made_again_from_the_same_generator_and_move_as_they_say():

@@ -204,6 +204,7 @@ def test_what_stands_behind_the_encoder_is_drawn_by_the_seed_alone():
             "at least two",
         ),
         (lambda: LossConfig(queue=-1), "queue = -1"),
+        (lambda: SequenceConfig("seqclr", losses=LossConfig(queue=8)), "queue = 8 with seqclr"),
         (lambda: pair_loss("info-nce", LossConfig(queue=8), 4), "set target_momentum"),
         (lambda: pair_loss("align-uniform", LossConfig(queue=8), 4), "set target_momentum"),
         (
@@ -237,7 +238,7 @@ def test_losses_are_made_as_they_are_set():
 
 
 @pytest.mark.parametrize(
-    ("mapping", "windows", "most"), [("window", 2, 10), ("window", 4, 5), ("all", 4, 20), ("frame", 4, 1000)]
+    ("mapping", "windows", "most"), [("window", 2, 10), ("window", 4, 5), ("all", 4, 20), ("frame", 4, 20)]
 )
 def test_no_hidden_stretch_is_longer_than_an_instance(mapping, windows, most):
     def run(hidden, masks=1):
@@ -247,10 +248,17 @@ def test_no_hidden_stretch_is_longer_than_an_instance(mapping, windows, most):
         return pretrain_sequences(Frames(), 5, voices(4), config, BRIEF, hop_seconds=0.1, device="cpu")
 
     assert run(most).step > 0
-    if mapping != "frame":
-        with pytest.raises(RequestError, match=f"time_mask_frames = {most + 1} in a crop of 20 frames.* {most}: "):
-            run(most + 1)
-        assert run(most + 1, masks=0).step > 0
+    said = "could hide all of it" if mapping == "frame" else f" {most}: nothing of an instance would be left"
+    with pytest.raises(RequestError, match=f"time_mask_frames = {most + 1} in a crop of 20 frames.*{said}"):
+        run(most + 1)
+    assert run(most + 1, masks=0).step > 0
+
+
+@pytest.mark.parametrize(("seconds", "hidden"), [(2.0, 11), (0.1, 1)])
+def test_views_that_may_hide_all_of_a_crop_are_refused(seconds, hidden):
+    config = SequenceConfig(crop_seconds=seconds, views=SpeechViewConfig(time_mask_frames=hidden))  # two stretches
+    with pytest.raises(RequestError, match=rf"crop_seconds = {seconds:g}\) could hide all of it"):
+        pretrain_sequences(Frames(), 5, voices(4), config, BRIEF, hop_seconds=0.1, device="cpu")
 
 
 def test_recordings_that_are_all_shorter_than_a_crop_are_learned_from():
@@ -267,6 +275,6 @@ def test_recordings_that_are_all_shorter_than_a_crop_are_learned_from():
 
 def test_the_least_a_sequence_needs_holds_all_windows_at_any_speed():
     config = SequenceConfig("seqclr", crop_seconds=2.0, seqclr=SeqCLRConfig(windows=10))
-    assert config.least_frames(0.01, stride=4) == 80
-    assert config.least_frames(0.002, stride=1) == 250
-    assert SequenceConfig("info-nce").least_frames(0.01, stride=4) == 50
+    assert config.least_frames(0.01, stride=4) == (80, "room for windows = 10 at any speed")
+    assert config.least_frames(0.002, stride=1) == (250, "a quarter of crop_seconds = 2")
+    assert SequenceConfig("info-nce").least_frames(0.01, stride=4)[0] == 50

@@ -17,12 +17,12 @@ import soundfile
 import torch
 
 from weigher.errors import RequestError, WeigherError
-from weigher.io.audio import audio_seconds, write_audio
+from weigher.io.audio import LIBSNDFILE_SUFFIXES, audio_seconds, write_audio
 from weigher.io.features import Features, write_features
 from weigher.io.rttm import read_rttm
 from weigher.recordings import archive_files
 from weigher.recordings.apply_archive import ArchiveReport, apply_archive
-from weigher.recordings.archive_files import LIBSNDFILE_SUFFIXES, Source, find_recordings
+from weigher.recordings.archive_files import Source, find_recordings
 from weigher.recordings.configs import from_plain
 from weigher.recordings.diarizer import Diarizer, DiarizerConfig
 from weigher.recordings.model import RecordingModel

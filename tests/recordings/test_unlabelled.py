@@ -51,23 +51,68 @@ def test_features_come_from_folders_files_and_containers(tmp_path):
     assert read_unlabelled(tmp_path / "cast.csv").names == ("Ann", None)
 
 
+def write_rows(folder, *told):
+    """Write a file of features for each (rows, width, hop in seconds)."""
+    rng = np.random.default_rng(0)
+    for index, (rows, width, hop) in enumerate(told):
+        write_features(folder / f"{index}.npz", Features(rng.normal(size=(rows, width)).astype(np.float32), hop))
+
+
 def test_what_does_not_fit_is_left_out_and_said(tmp_path):
-    for index, (rows, width, hop) in enumerate([(30, 6, 0.02), (30, 7, 0.02), (30, 6, 0.01), (5, 6, 0.02)]):
-        write_features(tmp_path / f"{index}.npz", Features(np.ones((rows, width), np.float32), hop))
+    # the first is not of the kind of most
+    write_rows(tmp_path, (30, 7, 0.02), (30, 6, 0.02), (30, 6, 0.01), (5, 6, 0.02))
     (tmp_path / "4.npz").write_bytes(b"PK nonsense")
+    write_features(tmp_path / "5.npz", Features(np.full((30, 6), 2.0, np.float32), 0.02))
     calls = []
-    heard = read_unlabelled(tmp_path, least=lambda hop: round(0.2 / hop), progress=lambda *told: calls.append(told))
-    assert len(heard.values) == 1
-    said = [("1.npz", "7 features every 0.02"), ("2.npz", "every 0.01 s"), ("3.npz", "5 frames"), ("4.npz", "cannot")]
+    heard = read_unlabelled(
+        tmp_path, least=lambda hop: (round(0.2 / hop), "so it is"), progress=lambda *told: calls.append(told)
+    )
+    assert [values.shape for values in heard.values] == [(30, 6)]
+    assert (heard.front.features, heard.front.hop_seconds) == (6, 0.02)
+    said = [
+        ("4.npz", "cannot"),
+        ("0.npz", "7 features every 0.02", "most hold 6"),
+        ("2.npz", "every 0.01 s"),
+        ("3.npz", "5 frames, needed are 10: so it is"),
+        ("5.npz", "is the same from its first frame to its last (silence?)"),
+    ]
     for reason, words in zip(heard.skipped, said, strict=True):
         assert all(word in reason for word in words)
-    assert calls[-1] == ("read", 5, 5)
+    assert calls[-1] == ("read", 6, 6)
     with pytest.raises(RequestError, match=r"no recording of .* can be used"):
-        read_unlabelled(tmp_path, least=lambda hop: 1000)
+        read_unlabelled(tmp_path, least=lambda hop: (1000, "why"))
+
+
+def test_as_many_features_of_one_kind_as_of_another_are_refused(tmp_path):
+    write_rows(tmp_path, (30, 6, 0.02), (30, 7, 0.02))
+    with pytest.raises(RequestError, match=r"hold 6 features every 0\.02 s as 7 features every 0\.02 s \(1\)"):
+        read_unlabelled(tmp_path)
+
+
+def test_of_a_folder_of_several_kinds_audio_is_taken_and_the_rest_is_told(tmp_path):
+    write_rows(tmp_path, (30, 6, 0.02), (40, 6, 0.02))
+    (tmp_path / "cover.png").touch()
+    features = read_unlabelled(str(tmp_path))
+    assert len(features.values) == 2
+    assert "1 file of" in features.skipped[0]
+    assert "hold images: it is read as one of features (.npz)" in features.skipped[0]
+    soundfile.write(tmp_path / "a.wav", 0.1 * np.random.default_rng(0).normal(size=RATE), RATE)
+    heard = read_unlabelled(tmp_path)
+    assert (heard.front.kind, len(heard.values)) == ("log-mel", 1)
+    assert [reason[:10].strip() for reason in heard.skipped] == ["2 files of", "1 file of"]
+    assert all("it is read as one of audio" in reason for reason in heard.skipped)
+
+
+def test_silence_is_left_out(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(RATE), RATE)
+    soundfile.write(tmp_path / "b.wav", 0.1 * np.random.default_rng(0).normal(size=RATE), RATE)
+    heard = read_unlabelled(tmp_path)
+    assert len(heard.values) == 1
+    assert "a.wav is the same from its first frame to its last" in heard.skipped[0]
 
 
 def test_a_list_of_two_kinds_is_refused(tmp_path):
-    write_features(tmp_path / "a.npz", Features(np.ones((9, 2), np.float32), 0.02))
+    write_features(tmp_path / "a.npz", Features(np.arange(18, dtype=np.float32).reshape(9, 2), 0.02))
     soundfile.write(tmp_path / "b.wav", np.zeros(RATE), RATE)
     (tmp_path / "cast.csv").write_text("file_name,speakers\na.npz,Ann\nb.wav,Ben\n")
     with pytest.raises(RequestError, match="of one kind"):
@@ -90,8 +135,8 @@ def test_an_encoder_hears_as_it_does_in_the_whole_model(additive):
 def test_a_folder_gives_back_the_encoder_bit_for_bit_and_refuses_what_is_not_one(tmp_path):
     config, front = EncoderConfig(channels=8, embedding=4, stride=2), FrontConfig(mels=12)
     encoder = FrameEncoder(12, config)
-    save_encoder(tmp_path / "encoder", encoder, front, {"method": "seqclr"})
-    again, same = load_encoder(tmp_path / "encoder")
+    save_encoder(str(tmp_path / "encoder"), encoder, front, {"method": "seqclr"})
+    again, same = load_encoder(str(tmp_path / "encoder"))
     assert (again.config, same) == (config, front)
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in encoder.state_dict().items())
     assert '"method": "seqclr"' in (tmp_path / "encoder" / "README.md").read_text(encoding="utf-8")

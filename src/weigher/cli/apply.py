@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from weigher.cli import console
+from weigher.cli.arguments import optional
 from weigher.errors import RequestError
 
 
@@ -26,18 +27,18 @@ class Options:
     """Model folder, as `weigher train` wrote it (RUN/model)."""
     audio: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="AUDIO")]
     """Recordings or folders of them: any format libsndfile reads, any rate, any channels; .npz for features."""
-    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    out: Annotated[Path | None, optional("DIR")] = None
     """Folder for the results: one .json file for each recording, and one file in each format."""
     format: tyro.conf.UseAppendAction[tuple[Literal["rttm", "json", "csv", "audacity", "elan"], ...]] = ()
     """Format of the results, once or more often: RTTM (the default), JSON, CSV with the fields of CTM, Audacity labels
     (.txt), or an ELAN document (.eaf)."""
-    min_speakers: Annotated[int | None, tyro.conf.arg(metavar="K")] = None
+    min_speakers: Annotated[int | None, optional("K")] = None
     """At least so many people."""
-    max_speakers: Annotated[int | None, tyro.conf.arg(metavar="K")] = None
+    max_speakers: Annotated[int | None, optional("K")] = None
     """At most so many people."""
-    num_speakers: Annotated[int | None, tyro.conf.arg(metavar="K")] = None
+    num_speakers: Annotated[int | None, optional("K")] = None
     """Exactly so many people."""
-    speech: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    speech: Annotated[Path | None, optional("FILE")] = None
     """Where somebody speaks, as another program found it: RTTM, UEM, or the Audacity labels (.txt) of one recording.
     Outside of it nobody is said to speak. A recording in a folder goes by its path there without the ending."""
     workers: Annotated[int, tyro.conf.arg(metavar="N")] = 1

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from weigher.cli import console
+from weigher.cli.arguments import optional
 from weigher.errors import RequestError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Options:
     """Rows of each kind, likeliest first."""
     percentile: Annotated[float, tyro.conf.arg(metavar="P")] = 50.0
     """How many per cent of the wrong names are to be marked: more finds more of them, and marks more right ones."""
-    out: Annotated[Path | None, tyro.conf.arg(metavar="CSV")] = None
+    out: Annotated[Path | None, optional("CSV")] = None
     """File for the rows, instead of printing them."""
     json: bool = False
     """Print one JSON object."""

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from weigher.cli import console
+from weigher.cli.arguments import optional
 from weigher.errors import RequestError
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Options:
     """The known corpus, such as the cast list the model was trained on."""
     b: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CORPUS_B")]
     """The new one."""
-    model: Annotated[Path | None, tyro.conf.arg(metavar="MODEL")] = None
+    model: Annotated[Path | None, optional("MODEL")] = None
     """Model folder, as `weigher train` wrote it (RUN/model); not needed for .npz."""
     shuffles: Annotated[int, tyro.conf.arg(metavar="N")] = 99
     """Times that recordings are dealt out anew, 19 or more."""

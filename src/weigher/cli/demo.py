@@ -11,13 +11,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from weigher.cli import console
+from weigher.cli.arguments import optional
 from weigher.cli.main import run_as_command
 from weigher.errors import RequestError
 
@@ -36,7 +37,7 @@ class Options:
 
     out: Path = Path("demo-run")
     """Folder for everything the demo makes; an earlier demo in it is replaced."""
-    data: Path | None = None
+    data: Annotated[Path | None, optional("DIR")] = None
     """Data folder; WEIGHER_DATA or ../shared/data where not given."""
     offline: bool = False
     """Do not look for voices: synthesise them."""

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from weigher.cli import console
+from weigher.cli.arguments import optional
 from weigher.errors import RequestError
 
 if TYPE_CHECKING:
@@ -42,9 +43,9 @@ class Options:
     """Who speaks in FILES."""
     files: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="FILES")] = ()
     """Recordings of this person alone: any format libsndfile reads; .npz for a model on features."""
-    cast: Annotated[Path | None, tyro.conf.arg(metavar="CAST")] = None
+    cast: Annotated[Path | None, optional("CAST")] = None
     """List of recordings and who appears in each (CSV, JSON lines, RTTM whose times are dropped)."""
-    false_accept: Annotated[float | None, tyro.conf.arg(metavar="RATE")] = None
+    false_accept: Annotated[float | None, optional("RATE")] = None
     """Share of strangers who may be given a name, 0 to 1; what was asked for last where not given, at first 0.01."""
     device: str = "auto"
     """cpu, cuda, cuda:1, or auto for the best there is."""

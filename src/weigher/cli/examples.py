@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from weigher.cli import console
+from weigher.cli.arguments import optional
 from weigher.errors import RequestError
 
 if TYPE_CHECKING:
@@ -37,13 +38,13 @@ class Options:
     """How: by the area under the margin."""
     data: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATA")]
     """File of labelled examples."""
-    labels: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    labels: Annotated[Path | None, optional("FILE")] = None
     """Text file, one label a line: judged instead of the labels in DATA."""
     top: Annotated[int, tyro.conf.arg(metavar="N")] = 20
     """Rows to print, likeliest errors first."""
-    out: Annotated[Path | None, tyro.conf.arg(metavar="CSV")] = None
+    out: Annotated[Path | None, optional("CSV")] = None
     """File for the whole ranking."""
-    picture: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    picture: Annotated[Path | None, optional("FILE")] = None
     """Picture (.png, .svg, .pdf) of AUM, margins by epoch and the worst images (needs the [plot] extra)."""
     epochs: Annotated[int, tyro.conf.arg(metavar="N")] = 20
     """Length of a pass; too long, and wrong labels are memorised."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from weigher.cli import console
+from weigher.cli.arguments import optional
 from weigher.errors import RequestError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Options:
     """Folder of a model that `weigher tokens` wrote (RUN/model)."""
     text: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TEXT")]
     """The text, in quotes; - reads it from standard input, as UTF-8."""
-    html: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    html: Annotated[Path | None, optional("FILE")] = None
     """Write a page with the coloured text, too."""
     device: str = "auto"
     """cpu, cuda, cuda:1, or auto for the best there is."""

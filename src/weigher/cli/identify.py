@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from weigher.cli import console
+from weigher.cli.arguments import optional
 from weigher.errors import RequestError
 
 if TYPE_CHECKING:
@@ -28,11 +29,11 @@ class Options:
     """Folder of the index that `weigher enroll` made."""
     remember: bool = False
     """Keep the voices of these recordings in the index, so that `weigher search` finds them; makes one if need be."""
-    min_speakers: Annotated[int | None, tyro.conf.arg(metavar="K")] = None
+    min_speakers: Annotated[int | None, optional("K")] = None
     """At least so many people."""
-    max_speakers: Annotated[int | None, tyro.conf.arg(metavar="K")] = None
+    max_speakers: Annotated[int | None, optional("K")] = None
     """At most so many people."""
-    num_speakers: Annotated[int | None, tyro.conf.arg(metavar="K")] = None
+    num_speakers: Annotated[int | None, optional("K")] = None
     """Exactly so many people."""
     device: str = "auto"
     """cpu, cuda, cuda:1, or auto for the best there is."""

@@ -97,7 +97,7 @@ verbs:
 {verbs}
 
 `weigher VERB --help` shows the options of a verb; `weigher --version` the version.
-Exit code: 0 done, 1 the work failed, 2 the request was wrong."""
+Exit code: 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted (Ctrl-C)."""
 
 
 def _run(verb: str, rest: list[str]) -> int:
@@ -115,6 +115,7 @@ def _run(verb: str, rest: list[str]) -> int:
 def _run_verb(verb: str, rest: list[str]) -> int:
     import tyro
 
+    _check_given(rest)
     module = importlib.import_module(f"weigher.cli.{verb}")
     run: Callable[[object], int] = module.run
     try:
@@ -128,6 +129,13 @@ def _run_verb(verb: str, rest: list[str]) -> int:
     except SystemExit as exit_:  # tyro has already printed the help, or what is wrong with the request
         return exit_.code if isinstance(exit_.code, int) else BAD_REQUEST
     return run(options)
+
+
+def _check_given(rest: list[str]) -> None:
+    """Raise RequestError for an option that is given an empty text: as a path it would be the folder we are in."""
+    for option, given in zip(rest, [*rest[1:], "some"], strict=False):
+        if option.startswith("--") and (not given or option.endswith("=")):
+            raise RequestError(f"{option.rstrip('=')} is given nothing; is a variable of the shell empty?")
 
 
 def _unknown(verb: str) -> str:

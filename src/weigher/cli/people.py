@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from weigher.cli import console
+from weigher.cli.arguments import optional
 from weigher.errors import RequestError
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Export:
     names: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="NAMES")]
     """Who; everybody where nobody is named."""
     index: Folder
-    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    out: Annotated[Path | None, optional("FILE")] = None
     """File to write; standard output where not given."""
     json: Json = False
 

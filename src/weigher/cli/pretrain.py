@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from weigher.cli import console
+from weigher.cli.arguments import one_of, optional
 from weigher.cli.run_folder import check_place
 from weigher.errors import RequestError
 
 if TYPE_CHECKING:
     from weigher.cli.pretrain_runs import ImageSettings, RecordingSettings
 
+_Method = Literal["info-nce", "align-uniform", "swav", "relic", "seqclr"]  # as pairs.methods, which needs torch
 _BEGINNING = ("method", "epochs", "batch", "seed", "config")
 
 
@@ -27,16 +29,16 @@ class Options:
     container of features. Images: a folder, .npz (images or x), .parquet or .zip."""
     out: Annotated[Path, tyro.conf.arg(metavar="RUN")]
     """Folder for the settings, metrics, checkpoints and, at the end, the encoder (RUN/encoder)."""
-    method: Literal["info-nce", "align-uniform", "swav", "relic", "seqclr"] | None = None
+    method: Annotated[_Method | None, one_of(_Method), optional()] = None
     """What is asked of views; info-nce is the default. Recordings: seqclr compares the parts of two aligned views, all
     others two neighbouring crops as wholes. Images: seqclr is not for them."""
-    epochs: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    epochs: Annotated[int | None, optional("N")] = None
     """Times each image, or crop of a recording, is seen (default 40; recordings 20)."""
-    batch: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    batch: Annotated[int | None, optional("N")] = None
     """Images or crops in a batch (default 256; recordings 64)."""
-    config: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    config: Annotated[Path | None, optional("FILE")] = None
     """JSON file of settings laid over the defaults; RUN/config.json of any run shows them all."""
-    seed: Annotated[int | None, tyro.conf.arg(metavar="S")] = None
+    seed: Annotated[int | None, optional("S")] = None
     """Seed of everything that is drawn (default 0)."""
     resume: bool = False
     """Go on with a run that was stopped, with the settings it began with."""
@@ -55,7 +57,10 @@ def run(options: Options) -> int:
     from weigher.train.distribution import rank
 
     _check(options)
-    hears = kind_of(options.data) == "recordings"
+    kind = kind_of(options.data)
+    hears = kind == "recordings"
+    if options.resume:
+        _check_kind(options, kind)
     settings = _resolved(options, RecordingSettings() if hears else ImageSettings())
     speaks = rank() == 0  # under torchrun, one worker writes and prints for all
     with console.progress_bar(options.quiet or not speaks) as progress:
@@ -76,10 +81,12 @@ def run(options: Options) -> int:
 
 
 def _check(options: Options) -> None:
-    check_place(options.out, new=not options.resume, beginning=("config.json", "data.json", "metrics.jsonl"))
+    from weigher.cli.pretrain_runs import BEGINNING, LAST
+
+    check_place(options.out, new=not options.resume, beginning=BEGINNING)
     if not options.resume:
         return
-    if not (options.out / "last.safetensors").exists():
+    if not (options.out / LAST).exists():
         raise RequestError(f"there is no run to resume in {options.out}; leave --resume out to begin one")
     for name in _BEGINNING:
         if getattr(options, name) is not None:
@@ -95,11 +102,40 @@ def _resolved(options: Options, settings: RecordingSettings | ImageSettings) -> 
         return read_config(options.out / CONFIG, settings)
     settings = _with_method(settings, options.method)  # before the file, whose other settings may be for this method
     if options.config is not None:
-        settings = _with_method(read_config(options.config, settings), options.method)
+        settings = _with_method(_read(options.config, settings), options.method)
     given = {name: getattr(options, name) for name in ("epochs", "batch", "seed")}
     return replace(
         settings, loop=replace(settings.loop, **{name: value for name, value in given.items() if value is not None})
     )
+
+
+def _check_kind(options: Options, kind: str) -> None:
+    """Raise RequestError where a run is resumed with images that began with recordings, or the other way round."""
+    from weigher.cli.pretrain_runs import DATA
+    from weigher.io.folders import read_json
+
+    held = read_json(options.out / DATA)
+    began = next((word for word in ("images", "recordings") if isinstance(held, dict) and word in held), kind)
+    if began != kind:
+        raise RequestError(f"{options.out} began with {began}, and {options.data} holds {kind}; give the same data")
+
+
+def _read(path: Path, settings: RecordingSettings | ImageSettings) -> RecordingSettings | ImageSettings:
+    """Lay a file of settings over others; RequestError that says so where they are those of the other kind of data."""
+    from weigher.cli.pretrain_runs import ImageSettings, RecordingSettings
+    from weigher.recordings.configs import read_config
+
+    try:
+        return read_config(path, settings)
+    except RequestError as error:
+        ours, other, of_other = "recordings", "images", ImageSettings()
+        if isinstance(settings, ImageSettings):
+            ours, other, of_other = "images", "recordings", RecordingSettings()
+        try:
+            read_config(path, of_other)
+        except RequestError:  # of no kind: what is wrong with it stands
+            raise error from None
+        raise RequestError(f"{path} has settings for {other}, and the data are {ours}; give some for these") from error
 
 
 def _with_method(settings: RecordingSettings | ImageSettings, method: Any) -> RecordingSettings | ImageSettings:
@@ -113,9 +149,18 @@ def _with_method(settings: RecordingSettings | ImageSettings, method: Any) -> Re
 
 
 def _print(done: dict[str, Any]) -> None:
-    what = f"{done['images']} images" if "images" in done else f"{done['recordings']} recordings ({done['hours']:g} h)"
-    loss = f"loss {done['loss']['first']:.3f} -> {done['loss']['last']:.3f}"
-    steps = f"{done['steps']} step" + "s" * (done["steps"] != 1)
-    print(f"{done['encoder']}: taught by {done['method']} on {what} in {steps}, {loss}")
+    if "images" in done:
+        what = _count(done["images"], "image")
+        if done["scale"] not in ([0, 1], [0, 255]):
+            what += " ({:g} to {:g}, scaled to 0 to 1)".format(*done["scale"])
+    else:
+        what = f"{_count(done['recordings'], 'recording')} ({done['hours']:g} h)"
+    first, last = done["loss"]["first"], done["loss"]["last"]
+    loss = "of which no metrics are left" if first is None else f"loss {first:.3f} -> {last:.3f}"
+    print(f"{done['encoder']}: taught by {done['method']} on {what} in {_count(done['steps'], 'step')}, {loss}")
     for name, figures in done.get("accuracy", {}).items():
         print(f"  {name}: " + ", ".join(f"{figure} {value:.1%}" for figure, value in figures.items()))
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"

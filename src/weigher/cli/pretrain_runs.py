@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,7 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from weigher.errors import RequestError
+from weigher.cli import console
+from weigher.cli.run_folder import forget_beginning
+from weigher.errors import RequestError, check_ranges
 from weigher.io.atomic import writing
 from weigher.io.folders import read_json
 from weigher.io.unlabelled import Images, read_unlabelled_images
@@ -35,9 +38,13 @@ from weigher.train.loop import History
 from weigher.train.provenance import commit, versions
 
 Progress = Callable[[str, int, int], None]
-CONFIG, DATA = "config.json", "data.json"
+CONFIG, DATA, METRICS, LAST = "config.json", "data.json", "metrics.jsonl", "last.safetensors"
+BEGINNING = (CONFIG, DATA, METRICS)
+"""What a run leaves that was killed before its first state."""
+_MELS = 40
 _PROBED, _HEARD = 10_000, 2_000  # images, recordings; more labels tell no more
-_EACH = 5  # recordings of a person from which a probe is asked about them
+_EACH = 5  # recordings of a person, or images of a label, from which a probe is asked about them
+_ENOUGH = 20  # steps from which a loss says whether anything is learned
 _SMALL = (0.05, 0.4)  # share of an image's area in a small crop
 _ROWS = 4096  # frames or images that are read at a time to tell data apart
 
@@ -46,8 +53,8 @@ _ROWS = 4096  # frames or images that are read at a time to tell data apart
 class RecordingSettings:
     """Everything that shapes pre-training on recordings."""
 
-    mels: int = 40
-    """Bands of audio; the same as in the training that begins from it."""
+    mels: int = _MELS
+    """Bands of audio; the same as in the training that begins from it. Of features it is not heeded."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     sequences: SequenceConfig = field(default_factory=SequenceConfig)
     loop: PretrainConfig = field(default_factory=lambda: PretrainConfig(epochs=20, batch=64, learning_rate=2e-3))
@@ -59,7 +66,7 @@ class ImageSettings:
 
     method: Method = "info-nce"
     encoder: ImageEncoderConfig = field(default_factory=ImageEncoderConfig)
-    """Its colours are those of the images."""
+    """Its colours are those of the images, and kept so."""
     losses: LossConfig = field(default_factory=LossConfig)
     small_crops: int = 0
     """Crops of half the height and width that are compared with two of the full size (swav, relic); 0: two views of the
@@ -67,7 +74,8 @@ class ImageSettings:
     loop: PretrainConfig = field(default_factory=PretrainConfig)
 
     def __post_init__(self) -> None:
-        if self.small_crops < 0 or (self.small_crops and self.method not in ("swav", "relic")):
+        check_ranges(self, {"small_crops": (self.small_crops >= 0, "0 or more")})
+        if self.small_crops and self.method not in ("swav", "relic"):
             raise RequestError(
                 f"small_crops = {self.small_crops} with {self.method}: more than two views are for swav and relic"
             )
@@ -105,69 +113,92 @@ def recordings_run(settings: RecordingSettings, place: Place) -> dict[str, Any]:
         least=lambda hop_seconds: settings.sequences.least_frames(hop_seconds, stride),
         progress=place.progress,
     )
+    if heard.front.kind == "features" and settings.mels != _MELS:
+        _warn(f"mels = {settings.mels} is of audio, and {place.data} holds features: not heeded")
     frames = sum(map(len, heard.values))
+    counted = {"recordings": len(heard.values), "hours": round(frames * heard.hop_seconds / 3600, 3)}
     held = {"recordings": len(heard.values), "frames": frames, "values": _digest(heard.values)}
-    _begin(place, settings, held)
     torch.manual_seed(settings.loop.seed)
-    width = heard.values[0].shape[1]
-    encoder = FrameEncoder(width, settings.encoder)
+    encoder = FrameEncoder(heard.values[0].shape[1], settings.encoder)
     hearing = Hearing(encoder, additive=heard.front.additive)
     start = deepcopy(hearing)
-    history = pretrain_sequences(
-        hearing,
-        settings.encoder.embedding,
-        heard.values,
-        settings.sequences,
-        settings.loop,
-        hop_seconds=heard.hop_seconds,
-        run_dir=place.out,
-        resume=place.resume,
-        device=place.device,
-        progress=place.progress,
-    )
-    counted = {"recordings": len(heard.values), "hours": round(frames * heard.hop_seconds / 3600, 3)}
+    with _beginning(place, settings, held):
+        history = pretrain_sequences(
+            hearing,
+            settings.encoder.embedding,
+            heard.values,
+            settings.sequences,
+            settings.loop,
+            hop_seconds=heard.hop_seconds,
+            run_dir=place.out,
+            resume=place.resume,
+            device=place.device,
+            progress=place.progress,
+        )
     told = _told(settings.sequences.method, place, counted, settings.loop, history)
-    if rank() == 0:
-        told["accuracy"] = _told_apart(heard, {"random start": start, "pre-trained": hearing}, settings.loop.seed)
-        save_encoder(place.out / "encoder", encoder, heard.front, told)
-    return {"encoder": str(place.out / "encoder"), **told, "skipped": list(heard.skipped)}
+    _check_fallen(told, settings.sequences.losses)
+    return _kept(
+        place,
+        told,
+        heard.skipped,
+        partial(save_encoder, place.out / "encoder", encoder, heard.front),
+        lambda: _told_apart(heard, {"random start": start, "pre-trained": hearing}, settings.loop.seed, place.progress),
+    )
 
 
 def images_run(settings: ImageSettings, place: Place) -> dict[str, Any]:
     """Teach an encoder of images, keep it, and try it where there are labels; returns what is told of it."""
     images = read_unlabelled_images(place.data)
     x = torch.from_numpy(images.values)
-    shape = replace(settings.encoder, colours=x.shape[1])
+    if len(x) < 2:
+        raise RequestError(f"{place.data} holds one image; at least two are compared, give more")
+    colours = x.shape[1]
+    if settings.encoder.colours not in (1, colours):
+        raise RequestError(
+            f"colours = {settings.encoder.colours} of the encoder, and the images of {place.data} have {colours}; "
+            "leave it out, it is taken from them"
+        )
+    if (images.values == images.values[0]).all():
+        _warn(f"all images of {place.data} are the same: nothing tells one from another")
+    settings = replace(settings, encoder=replace(settings.encoder, colours=colours))
     torch.manual_seed(settings.loop.seed)
-    encoder = ImageEncoder(shape)
+    encoder = ImageEncoder(settings.encoder)
     start = deepcopy(encoder)
     with_target = settings.loop.target_momentum is not None
-    loss = pair_loss(settings.method, settings.losses, shape.embedding, with_target=with_target)
+    loss = pair_loss(settings.method, settings.losses, settings.encoder.embedding, with_target=with_target)
     held = {"images": len(x), "shape": list(x.shape[1:]), "values": _digest([images.values])}
-    _begin(place, settings, held)
-    history = pretrain(
-        encoder,
-        loss,
-        x,
-        settings.loop,
-        views=settings.views(*x.shape[2:]),
-        run_dir=place.out,
-        resume=place.resume,
-        device=place.device,
-        progress=place.progress,
+    with _beginning(place, settings, held):
+        history = pretrain(
+            encoder,
+            loss,
+            x,
+            settings.loop,
+            views=settings.views(*x.shape[2:]),
+            run_dir=place.out,
+            resume=place.resume,
+            device=place.device,
+            progress=place.progress,
+        )
+    counted = {"images": len(x), "scale": list(images.scale)}
+    told = _told(settings.method, place, counted, settings.loop, history)
+    _check_fallen(told, settings.losses)
+    return _kept(
+        place,
+        told,
+        images.skipped,
+        partial(save_image_encoder, place.out / "encoder", encoder),
+        lambda: _tried(images, {"random start": start, "pre-trained": encoder}, settings.loop.seed, place.progress),
     )
-    told = _told(settings.method, place, {"images": len(x)}, settings.loop, history)
-    if rank() == 0:
-        told["accuracy"] = _tried(images, {"random start": start, "pre-trained": encoder}, settings.loop.seed)
-        save_image_encoder(place.out / "encoder", encoder, told)
-    return {"encoder": str(place.out / "encoder"), **told, "skipped": list(images.skipped)}
 
 
-def _begin(place: Place, settings: RecordingSettings | ImageSettings, held: dict[str, Any]) -> None:
-    """Keep settings and what the data are beside the run; a resumed run must have the same data."""
-    path = place.out / DATA
+@contextmanager
+def _beginning(place: Place, settings: RecordingSettings | ImageSettings, held: dict[str, Any]) -> Iterator[None]:
+    """Keep settings and what the data are beside the run, unless it is refused before it has learned anything.
+
+    A resumed run must have the same data.
+    """
     if place.resume:
-        before = read_json(path)
+        before = read_json(place.out / DATA)
         if before != held:
             raise RequestError(
                 f"{place.out} began with {_words(before)}, and {place.data} holds {_words(held)}: give the data it "
@@ -177,6 +208,41 @@ def _begin(place: Place, settings: RecordingSettings | ImageSettings, held: dict
         for name, plain in ((CONFIG, to_plain(settings)), (DATA, held)):
             with writing(place.out / name, "w") as file:
                 json.dump(plain, file, indent=2)
+    try:
+        yield
+    except RequestError:
+        metrics = place.out / METRICS
+        has_learned = metrics.is_file() and metrics.stat().st_size > 0
+        if rank() == 0 and not (place.resume or has_learned):
+            forget_beginning(place.out, (*BEGINNING, LAST))
+        raise
+
+
+def _kept(
+    place: Place,
+    told: dict[str, Any],
+    skipped: tuple[str, ...],
+    save: Callable[[dict[str, Any]], None],
+    tried: Callable[[], dict[str, dict[str, float]]],
+) -> dict[str, Any]:
+    """Keep what was taught, then try it, and keep with it what came of that; returns what is told of the run."""
+    folder = place.out / "encoder"
+    told["accuracy"] = {}
+    if rank() == 0:
+        save(told)
+        try:
+            told["accuracy"] = tried()
+        except KeyboardInterrupt as interrupt:
+            raise KeyboardInterrupt(
+                f"{folder} is there, and was not tried on labels to the end; --resume does that"
+            ) from interrupt
+        save(told)
+    return {"encoder": str(folder), **told, "skipped": list(skipped)}
+
+
+def _warn(text: str) -> None:
+    if rank() == 0:
+        console.message(f"warning: {text}")
 
 
 def _digest(arrays: Sequence[np.ndarray]) -> str:
@@ -199,6 +265,7 @@ def _told(
     """What a run was: for the card, the folder and whoever asked."""
     losses = [record["loss"] for record in history.train]
     share = max(1, len(losses) // 20)
+    first, last = (float(np.mean(part)) if part else None for part in (losses[:share], losses[-share:]))
     return {
         "method": method,
         "data": place.data.name,
@@ -206,38 +273,64 @@ def _told(
         "epochs": loop.epochs,
         "steps": history.step,
         "seed": loop.seed,
-        "loss": {"first": float(np.mean(losses[:share])), "last": float(np.mean(losses[-share:]))},
+        "loss": {"first": first, "last": last},
         "seconds": round(history.seconds, 1),
         "commit": commit(),
         "versions": versions(),
     }
 
 
-def _tried(images: Images, encoders: dict[str, ImageEncoder], seed: int) -> dict[str, dict[str, float]]:
+def _check_fallen(told: dict[str, Any], settings: LossConfig) -> None:
+    """Warn of a loss that has not fallen; with a queue that fills it may rise of itself."""
+    first, last = told["loss"]["first"], told["loss"]["last"]
+    grows = settings.queue or (told["method"] == "swav" and settings.swav.queue)
+    if None not in (first, last) and last >= first and told["steps"] >= _ENOUGH and not grows:
+        _warn(
+            f"the loss has not fallen ({first:.3f} -> {last:.3f}): nothing was learned; look at the learning rate, and "
+            "at how much of the views is hidden or noise",
+        )
+
+
+def _tried(
+    images: Images, encoders: dict[str, ImageEncoder], seed: int, progress: Progress
+) -> dict[str, dict[str, float]]:
     """Accuracies of each encoder on images whose labels it is not told; nothing where there are too few labels."""
     if images.labels is None:
         return {}
-    chosen = np.random.default_rng(seed).permutation(len(images.labels))[:_PROBED]
+    chosen = _often(images.labels.tolist(), seed)[:_PROBED]
     x = torch.from_numpy(images.values[chosen])
-    return _probed({name: partial(encode, one, x) for name, one in encoders.items()}, images.labels[chosen], seed)
+    ways = {name: partial(encode, one, x) for name, one in encoders.items()}
+    return _probed(ways, images.labels[chosen], seed, progress)
 
 
-def _told_apart(heard: Unlabelled, encoders: dict[str, Hearing], seed: int) -> dict[str, dict[str, float]]:
+def _told_apart(
+    heard: Unlabelled, encoders: dict[str, Hearing], seed: int, progress: Progress
+) -> dict[str, dict[str, float]]:
     """Accuracies of telling who speaks by mean frames; nothing where too few recordings of one person are named."""
-    counts = Counter(name for name in heard.names if name is not None)
-    named = [place for place, name in enumerate(heard.names) if name is not None and counts[name] >= _EACH]
-    chosen = np.random.default_rng(seed).permutation(named)[:_HEARD].astype(np.int64)
+    chosen = _often(heard.names, seed)[:_HEARD]
     values = [heard.values[place] for place in chosen]
     ways = {name: partial(encode_sequences, one, values) for name, one in encoders.items()}
-    return _probed(ways, np.array([heard.names[place] for place in chosen]), seed)
+    return _probed(ways, np.array([heard.names[place] for place in chosen]), seed, progress)
 
 
-def _probed(encoded: Mapping[str, Callable[[], Tensor]], labels: np.ndarray, seed: int) -> dict[str, dict[str, float]]:
+def _often(names: Sequence[Any], seed: int) -> np.ndarray:
+    """Return in a random order the places of names that come often enough for a fifth of them to be asked about."""
+    counts = Counter(name for name in names if name is not None)
+    named = [place for place, name in enumerate(names) if name is not None and counts[name] >= _EACH]
+    return np.random.default_rng(seed).permutation(named).astype(np.int64)
+
+
+def _probed(
+    encoded: Mapping[str, Callable[[], Tensor]], labels: np.ndarray, seed: int, progress: Progress
+) -> dict[str, dict[str, float]]:
     kinds, numbers = np.unique(labels, return_inverse=True)
     if len(kinds) < 2:
         return {}
+    y, found = torch.from_numpy(numbers.astype(np.int64)), {}
     try:
-        y = torch.from_numpy(numbers.astype(np.int64))
-        return {name: probed(features(), y, seed) for name, features in encoded.items()}
+        for done, (name, features) in enumerate(encoded.items(), 1):
+            found[name] = probed(features(), y, seed)
+            progress("try on labels", done, len(encoded))
     except RequestError:  # a handful, or one class among those that labels are taken from
         return {}
+    return found

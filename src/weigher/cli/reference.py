@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from weigher.cli import console
+from weigher.cli.arguments import optional
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Options:
 
     recording: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="STEREO")]
     """The call, one party on each channel: any format libsndfile reads, any rate."""
-    out: Annotated[Path | None, tyro.conf.arg(metavar="RTTM")] = None
+    out: Annotated[Path | None, optional("RTTM")] = None
     """RTTM file to write, with speakers channel1 and channel2."""
     quiet: bool = False
     """No progress and no summary on stderr."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from weigher.errors import RequestError
@@ -32,3 +33,11 @@ def check_place(out: Path, *, new: bool, beginning: Collection[str] = ()) -> Non
             f"{out} holds a run or a model already ({', '.join(held)}); give another folder, or --resume to go on with "
             "a run of this kind"
         )
+
+
+def forget_beginning(out: Path, names: Iterable[str]) -> None:
+    """Remove what a run that was refused has left of its beginning, and its folder where that is empty then."""
+    for name in names:
+        (out / name).unlink(missing_ok=True)
+    with suppress(OSError):  # somebody's folder that was there before may hold something
+        out.rmdir()

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from weigher.cli import console
+from weigher.cli.arguments import optional
 
 if TYPE_CHECKING:
     from weigher.recordings.score import Score
@@ -25,7 +26,7 @@ class Options:
     """The truth: an RTTM file, or a folder of *.rttm files."""
     hypothesis: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="HYP")]
     """What is scored: an RTTM file, or a folder of *.rttm files."""
-    uem: Annotated[Path | None, tyro.conf.arg(metavar="UEM")] = None
+    uem: Annotated[Path | None, optional("UEM")] = None
     """UEM file, or folder of *.uem files, that says which parts to score; all the time there is where not given."""
     collar: Annotated[float, tyro.conf.arg(metavar="SECONDS")] = 0.0
     """Seconds left out on each side of every boundary of the truth (pyannote.metrics counts both sides: twice this)."""

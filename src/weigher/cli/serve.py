@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from weigher.cli import console
+from weigher.cli.arguments import optional
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Options:
 
     model: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")]
     """Model folder, as `weigher train` wrote it (RUN/model)."""
-    people: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    people: Annotated[Path | None, optional("DIR")] = None
     """Folder of an index of people, made where there is none; it names voices, and names given are written to it."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 is every one this machine has, and everybody who reaches it may use the page."""

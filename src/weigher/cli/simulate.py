@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from weigher.cli import console
+from weigher.cli.arguments import optional
 from weigher.errors import RequestError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Options:
     """Folder SPEAKER/*.flac (or .wav, ...), or one .npz container of log-mel energies."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Folder to write to; it must not hold a cast.csv yet."""
-    timings: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    timings: Annotated[Path | None, optional("DIR")] = None
     """Folder of *.rttm files of real talk, whose turns are used; where not given, a random walk picks the speaker."""
     recordings: int = 100
     """How many recordings to make."""
@@ -43,7 +44,7 @@ class Options:
     """Each recording holds 1 to this many people, each number equally often."""
     seconds: Annotated[str, tyro.conf.arg(metavar="S|LOW-HIGH")] = "20-30"
     """Length of a recording, or the range it is drawn from."""
-    noise_db: Annotated[float | None, tyro.conf.arg(metavar="DB")] = None
+    noise_db: Annotated[float | None, optional("DB")] = None
     """Add steady noise this many dB under the speech; none where not given."""
     reverb_seconds: float = 0.0
     """Put everyone into a room whose echo falls by 60 dB in this time; 0: no room."""

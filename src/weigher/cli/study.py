@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from weigher.cli import console
+from weigher.cli.arguments import optional
 from weigher.errors import RequestError
 from weigher.io.atomic import writing
 from weigher.io.datasets import find_data
@@ -24,15 +25,15 @@ class Options:
     """Which study to run."""
     list_: Annotated[bool, tyro.conf.arg(name="list")] = False
     """Show every study, its card, and its last stored result; run none."""
-    pages: Path | None = None
+    pages: Annotated[Path | None, optional("DIR")] = None
     """Write results.md and papers.md, made from the stored results, into this folder; run no study."""
-    data: Path | None = None
+    data: Annotated[Path | None, optional("DIR")] = None
     """Folder of data laid out like the one the studies know; found through WEIGHER_DATA where not given."""
     seeds: int = 3
     """How many seeds to run: 0 to K - 1."""
     budget: Literal["small", "full"] = "small"
     """small: some minutes on two cores. full: the figures the documentation quotes."""
-    out: Path | None = None
+    out: Annotated[Path | None, optional("DIR")] = None
     """Folder for results.json and the picture; run/studies/NAME where not given."""
     resume: bool = False
     """Go on with a study that was stopped: parts that it finished, kept in --out, are not run again."""

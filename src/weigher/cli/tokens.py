@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from weigher.cli import console
+from weigher.cli.arguments import optional
 from weigher.cli.run_folder import check_place
 from weigher.errors import RequestError
 
@@ -28,16 +29,16 @@ class Options:
     """Folder for the settings, metrics, checkpoints and, at the end, the model (RUN/model)."""
     model: Literal["rnn", "gru", "token-mlp", "weighted-mlp", "local-attention"] = "local-attention"
     """How words are read: one after the other, each alone, each alone with a weight, or each among its neighbours."""
-    vectors: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    vectors: Annotated[Path | None, optional("FILE")] = None
     """Text file of word vectors to begin with (GloVe, word2vec), for the 10,000 most frequent words of the
     texts; where not given, they begin by the words that stand around each other in the texts."""
-    window: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    window: Annotated[int | None, optional("N")] = None
     """With local-attention, words that one word looks at, itself included; odd (default 5)."""
-    hidden: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    hidden: Annotated[int | None, optional("N")] = None
     """With rnn and gru, channels of the state (default 64)."""
-    epochs: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    epochs: Annotated[int | None, optional("N")] = None
     """Times each text is read (default 5)."""
-    learning_rate: Annotated[float | None, tyro.conf.arg(metavar="RATE")] = None
+    learning_rate: Annotated[float | None, optional("RATE")] = None
     """Highest learning rate (default 0.002)."""
     seed: Annotated[int, tyro.conf.arg(metavar="S")] = 0
     """Seed of everything that is drawn."""

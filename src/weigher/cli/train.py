@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_format
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from weigher.cli import console
-from weigher.cli.run_folder import check_place
+from weigher.cli.arguments import one_of, optional
+from weigher.cli.run_folder import check_place, forget_beginning
 from weigher.errors import RequestError
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from weigher.recordings.adapt import Start
     from weigher.recordings.diarizer import DiarizerConfig
 
+_Frozen = Literal["encoder", "nothing"]
+_Front = Literal["log-mel", "features", "wavlm"]
 _PLANTED = 0.1  # share of the casts, with --audit
 _PHASES = ("learn.listen", "learn.weigh")
 _MAY_CHANGE = ("steps", "patience", "validate_every", "time_limit_seconds")  # of a phase, when a run is resumed
@@ -34,33 +37,33 @@ class Options:
     Hugging Face metadata, Kaldi's wav.scp, pyannote's database.yml, or the folder of one of these."""
     out: Annotated[Path, tyro.conf.arg(metavar="RUN")]
     """Folder for the settings, metrics, checkpoints and, at the end, the model (RUN/model)."""
-    config: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    config: Annotated[Path | None, optional("FILE")] = None
     """JSON file of settings laid over the defaults; RUN/config.json of any run shows them all."""
     resume: bool = False
     """Go on with a run that was stopped, with the settings it began with; steps and limits of time alone may differ."""
-    start: Annotated[Path | None, tyro.conf.arg(name="from", metavar="MODEL")] = None
+    start: Annotated[Path | None, optional("MODEL", name="from")] = None
     """Begin from what a model has learned: a run, whose names are kept and new ones added, a model folder, or an
     encoder of `weigher pretrain` (RUN/encoder)."""
-    freeze: Literal["encoder", "nothing"] | None = None
+    freeze: Annotated[_Frozen | None, one_of(_Frozen), optional()] = None
     """With --from, what stays as it is: the encoder, and with it how voices are compared, so that people known by name
     stay known (the default), or nothing, for recordings that sound very different (the default from an encoder)."""
-    replay: Annotated[Path | None, tyro.conf.arg(metavar="OLD_CAST")] = None
+    replay: Annotated[Path | None, optional("OLD_CAST")] = None
     """With --from, a list whose recordings are mixed in, such as the one the model was trained on, so that it does not
     forget them; a recording in both lists is taken from CAST."""
     audit: bool = False
     """Let one cast in ten name, while listening, somebody who is not there, so that `weigher audit` can tell from where
     on names are likely wrong."""
-    seed: Annotated[int | None, tyro.conf.arg(metavar="S")] = None
+    seed: Annotated[int | None, optional("S")] = None
     """Seed of everything that is drawn (default 0)."""
-    slots: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    slots: Annotated[int | None, optional("N")] = None
     """Most people in one recording (default 8)."""
-    front: Literal["log-mel", "features", "wavlm"] | None = None
+    front: Annotated[_Front | None, one_of(_Front), optional()] = None
     """Front end; told by the recordings' endings when not given (.npz: features, else log-mel)."""
-    wavlm: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
+    wavlm: Annotated[str | None, optional("MODEL")] = None
     """Local folder or hub name of a WavLM (implies --front wavlm)."""
-    listen_steps: Annotated[int | None, tyro.conf.arg(metavar="STEPS")] = None
+    listen_steps: Annotated[int | None, optional("STEPS")] = None
     """Steps of the first phase, in which labels are told apart."""
-    weigh_steps: Annotated[int | None, tyro.conf.arg(metavar="STEPS")] = None
+    weigh_steps: Annotated[int | None, optional("STEPS")] = None
     """Steps of the last phase, in which tracks are learned."""
     device: str = "auto"
     """cpu, cuda, cuda:1, or auto for the best there is."""
@@ -153,10 +156,7 @@ def _keeping(config: DiarizerConfig, options: Options, speaks: bool) -> Iterator
             with writing(kept, "w") as file:
                 file.write(before)
         elif not (options.out / "listen").exists():
-            for name in (kept.name, LIST, START):
-                (options.out / name).unlink(missing_ok=True)
-            with suppress(OSError):  # somebody's folder that was there before may hold something
-                options.out.rmdir()
+            forget_beginning(options.out, (kept.name, LIST, START))
         raise
 
 

@@ -26,6 +26,10 @@ SAMPLE_RATE = 16000
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64", ".rf64", ".sph")
 """File-name endings, in lower case, that are looked for where audio is named without one."""
 
+_OTHERS = ".aifc .snd .avr .htk .svx .8svx .iff .mat .mpc .mp1 .mp2 .oga .paf .pvf .sd2 .sds .sf .voc .wve .xi .nist"
+LIBSNDFILE_SUFFIXES = frozenset({*AUDIO_SUFFIXES, *_OTHERS.split()})
+"""Endings, in lower case, of all formats that libsndfile reads by themselves; raw samples do not say what they are."""
+
 _BLOCK_VALUES = 1 << 17  # values (frames x channels) decoded at a time: 0.5 MB
 _CONTEXT = 2048  # samples of the slower rate around a part; soxr's filter reaches 183 of them at most
 _RATES = (1_000, 1_000_000)  # Hz; a damaged header's 3 Hz would make hours of a file of some kilobytes
@@ -180,6 +184,8 @@ def _open(path: str | os.PathLike[str]) -> soundfile.SoundFile:
         raise AudioError(f"{path} does not exist; check the name and the folder it is taken from")
     if not os.path.isfile(path):
         raise AudioError(f"{path} is not a file; give the name of one recording")
+    if not os.access(path, os.R_OK):  # libsndfile would speak of a "system error"
+        raise AudioError(f"{path} cannot be read (permission denied); make it readable, or leave it out")
     if not os.path.getsize(path):
         raise AudioError(f"{path} is empty (0 bytes); copy or record it again, or leave it out")
     try:

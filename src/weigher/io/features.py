@@ -84,15 +84,19 @@ def load_arrays(
     if not os.path.isfile(path):
         raise RequestError(f"{path} does not exist or is not a file; give the name of an .npz file")
     try:
-        if not zipfile.is_zipfile(path):  # numpy would take it for a pickle, and say how to load that
-            raise ValueError("it is no zip archive")
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            missing = [name for name in needed if name not in archive]
-            arrays = {name: archive[name] for name in (*needed, *optional) if name in archive}
-            found = ", ".join(archive.files) or "nothing"
-            for name, value in arrays.items():  # numpy gives the bytes of what is no array
-                if not isinstance(value, np.ndarray):
-                    raise ValueError(f"{name} is no array")
+        with open(path, "rb") as file:
+            if not zipfile.is_zipfile(file):  # numpy would take it for a pickle, and say how to load that
+                raise ValueError("it is no zip archive")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                missing = [name for name in needed if name not in archive]
+                arrays = {name: archive[name] for name in (*needed, *optional) if name in archive}
+                found = ", ".join(archive.files) or "nothing"
+        for name, value in arrays.items():  # numpy gives the bytes of what is no array
+            if not isinstance(value, np.ndarray):
+                raise ValueError(f"{name} is no array")
+    except PermissionError as error:
+        raise RequestError(f"{path} cannot be read ({error.strerror}); make it readable, or leave it out") from error
     except _UNREADABLE as error:
         raise RequestError(
             f"{path} cannot be read as .npz without pickles ({error}); write it again with numpy.savez and plain arrays"

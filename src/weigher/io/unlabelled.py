@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -11,16 +11,25 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from weigher.errors import RequestError
-from weigher.io.audio import AUDIO_SUFFIXES
+from weigher.io.audio import LIBSNDFILE_SUFFIXES
 from weigher.io.features import load_arrays
 from weigher.io.image_sets import is_deep
 from weigher.io.labelled_data import read_labelled
+from weigher.io.walk import walk_files
 
 if TYPE_CHECKING:
     from PIL import Image
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
 """File-name endings, in lower case, of images in a folder."""
+
+_KINDS = {
+    # .mat holds sound now and then, and MATLAB's labels of images as a rule
+    **dict.fromkeys(LIBSNDFILE_SUFFIXES - {".mat"}, "audio"),
+    **dict.fromkeys(IMAGE_SUFFIXES, "images"),
+    ".npz": "features (.npz)",
+}
+_LAST, _SECOND = (1, 3, 4), (1, 3)  # sizes of an axis that tell that it holds colours; the last is asked first
 
 
 def kind_of(path: str | os.PathLike[str]) -> Literal["images", "recordings"]:
@@ -29,7 +38,8 @@ def kind_of(path: str | os.PathLike[str]) -> Literal["images", "recordings"]:
     A folder that holds any audio or features (`.npz`), at any depth, is one of recordings. An `.npz` is a set of images
     where it holds `images` or `x`. What has another name may be a list of recordings.
 
-    Raises RequestError for what does not exist, and for a folder without recordings and images.
+    Raises RequestError for what does not exist or cannot be listed, for a folder without recordings and images, and
+    for one image alone.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "digits.npz"
@@ -39,17 +49,34 @@ def kind_of(path: str | os.PathLike[str]) -> Literal["images", "recordings"]:
     """
     source = Path(path)
     if source.is_dir():
-        endings = {file.suffix.lower() for file in _files(source)}
-        if endings & {".npz", *AUDIO_SUFFIXES}:
+        held = holdings(source)
+        if held["audio"] or held["features (.npz)"]:
             return "recordings"
-        if endings & set(IMAGE_SUFFIXES):
+        if held["images"]:
             return "images"
         raise RequestError(f"{source} holds no audio, no features (.npz) and no images; give a folder of one of them")
     if not source.exists():
         raise RequestError(f"{source} does not exist; give recordings (a folder, a list) or images")
+    if source.suffix.lower() in IMAGE_SUFFIXES:
+        raise RequestError(f"{source} is one image; at least two are compared, give a folder of images")
     if source.suffix.lower() == ".npz":
         return "images" if load_arrays(source, (), optional=("images", "x")) else "recordings"
     return "images" if source.suffix.lower() in (".parquet", ".zip") else "recordings"
+
+
+def holdings(folder: Path) -> Counter[str]:
+    """Count the files of a folder, at any depth, by what their names say they hold; hidden ones are passed over.
+
+    Raises RequestError where a folder cannot be listed.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for name in ("a.wav", "cover.png", "b.WAV", "notes.txt"):
+    ...     (folder / name).touch()
+    >>> sorted(holdings(folder).items())
+    [('audio', 2), ('images', 1)]
+    """
+    return Counter(_KINDS[suffix] for file in walk_files(folder) if (suffix := file.suffix.lower()) in _KINDS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +85,8 @@ class Images:
 
     values: np.ndarray
     """float32 [n, c, h, w], from 0 to 1."""
+    scale: tuple[float, float]
+    """What stood in the source for 0 and for 1."""
     labels: np.ndarray | None
     """Whole numbers or words [n]; None where nothing tells them."""
     skipped: tuple[str, ...]
@@ -69,11 +98,20 @@ def read_unlabelled_images(path: str | os.PathLike[str]) -> Images:
 
     A folder of images at any depth, whose label is the folder right beneath it if all of them lie in one; `.npz` with
     `images` or `x`, and perhaps `labels` or `y`; `.parquet` and `.zip` as `read_labelled`. In a folder, what cannot be
-    read is left out and listed. Bytes are divided by 255; other numbers, also those of images of 16 or 32 bits in a
-    folder, are taken as they are within 0 to 1, else scaled to it from the least to the greatest of all.
+    read is left out and listed. Arrays are `[n, h, w]`, `[n, h, w, c]` with 1, 3 or 4 colours or, where the last axis
+    is of another size, `[n, c, h, w]` with 1 or 3. Bytes are divided by 255; other numbers, also those of images of 16
+    or 32 bits in a folder, are taken as they are within 0 to 1, else scaled to it from the least to the greatest of
+    all; `scale` says which.
 
     Raises RequestError for what is missing, damaged, no images, not finite, of several sizes, or in a folder of several
     types of numbers.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "digits.npz"
+    >>> np.savez(path, images=np.arange(17.0).repeat(4).reshape(17, 2, 2))
+    >>> images = read_unlabelled_images(path)
+    >>> images.values.shape, images.scale
+    ((17, 1, 2, 2), (0.0, 16.0))
     """
     source = Path(path)
     skipped: tuple[str, ...] = ()
@@ -92,18 +130,20 @@ def read_unlabelled_images(path: str | os.PathLike[str]) -> Images:
         x, labels = data.x, data.labels
     if x.dtype.kind not in "biuf" or x.ndim not in (3, 4) or not x.size:
         raise RequestError(
-            f"{source}: the images are {x.dtype} of shape {list(x.shape)}; needed are numbers [n, height, width] or "
-            "[n, height, width, channels]"
+            f"{source}: the images are {x.dtype} of shape {list(x.shape)}; needed are numbers [n, height, width], "
+            "[n, height, width, colours] or [n, colours, height, width]"
         )
-    last = x[:, None] if x.ndim == 3 else x.transpose(0, 3, 1, 2)
-    return Images(_from_0_to_1(np.ascontiguousarray(last), source), labels, skipped)
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """Yield all files at any depth in order; hidden ones are passed over."""
-    for place, below, names in os.walk(folder):
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))
+    if x.ndim == 3:
+        x = x[:, None]
+    elif x.shape[3] in _LAST:
+        x = x.transpose(0, 3, 1, 2)
+    elif x.shape[1] not in _SECOND:
+        raise RequestError(
+            f"{source}: of images of shape {list(x.shape)} no axis can be one of colours; needed are 1, 3 or 4 in the "
+            "last, or 1 or 3 in the second. Other channels can be given in Python (weigher.pairs.pretraining.pretrain)"
+        )
+    values, scale = _from_0_to_1(np.ascontiguousarray(x), source)
+    return Images(values, scale, labels, skipped)
 
 
 def _folder(folder: Path) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
@@ -111,7 +151,8 @@ def _folder(folder: Path) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...
 
     images, labels, skipped = [], [], []
     first: tuple[Path, np.ndarray] | None = None
-    for path in (path for path in _files(folder) if path.suffix.lower() in IMAGE_SUFFIXES):
+    loose: Path | None = None
+    for path in (path for path in walk_files(folder) if path.suffix.lower() in IMAGE_SUFFIXES):
         try:
             with Image.open(path) as opened:
                 image = _pixels(opened)
@@ -132,11 +173,14 @@ def _folder(folder: Path) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...
         images.append(image)
         beneath = path.relative_to(folder).parts
         labels.append(beneath[0] if len(beneath) > 1 else "")
+        loose = loose or (path if len(beneath) == 1 else None)
     if not images:
         raise RequestError(f"no image of {folder} can be read: {'; '.join(skipped[:3]) or 'there is none'}")
     if any(image.ndim == 3 for image in images):  # grey among colours
         images = [image if image.ndim == 3 else np.repeat(image[..., None], 3, 2) for image in images]
-    return np.stack(images), np.array(labels) if all(labels) else None, tuple(skipped)
+    if loose and any(labels):
+        skipped.append(f"the folders' names as labels, since {loose} lies in none of them")
+    return np.stack(images), None if loose else np.array(labels), tuple(skipped)
 
 
 def _pixels(opened: Image.Image) -> np.ndarray:
@@ -151,11 +195,13 @@ def _size(image: np.ndarray) -> str:
     return f"{image.shape[1]} x {image.shape[0]}"
 
 
-def _from_0_to_1(x: np.ndarray, source: Path) -> np.ndarray:
+def _from_0_to_1(x: np.ndarray, source: Path) -> tuple[np.ndarray, tuple[float, float]]:
     if x.dtype == np.uint8:
-        return x.astype(np.float32) / 255
+        return x.astype(np.float32) / 255, (0.0, 255.0)
     values = x.astype(np.float32)
     if not np.isfinite(values).all():
         raise RequestError(f"{source}: the images hold NaN or infinity; write them again from their source")
     least, most = float(values.min()), float(values.max())
-    return values if least >= 0 and most <= 1 else (values - least) / (most - least or 1)
+    if least >= 0 and most <= 1:
+        return values, (0.0, 1.0)
+    return (values - least) / (most - least or 1), (least, most)

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+class DeadRowsError(RequestError):
+    """Rows that are not finite, or all of them zeros: what they come from is broken, or the encoder that made them."""
+
+
 def check_views(
     views: Sequence[Tensor], weight: Tensor | None = None, *, targets: Sequence[Tensor] | None = None, least: int = 2
 ) -> None:
@@ -60,7 +64,7 @@ def check_rows(rows: Tensor, kept: Tensor, name: str) -> None:
         raise RequestError(f"{name} holds {rows.dtype}: embeddings are of a floating type, as an encoder gives them")
     wrong = (kept & ~rows.isfinite().flatten(1).all(1)).nonzero()
     if len(wrong):
-        raise RequestError(
+        raise DeadRowsError(
             f"row {int(wrong[0])} of {name} holds NaN or infinity ({len(wrong)} of {len(rows)} rows do); look at what "
             "the encoder is given"
         )
@@ -73,7 +77,7 @@ def check_embedded(rows: Tensor, kept: Tensor, name: str) -> None:
     """
     check_rows(rows, kept, name)
     if kept.any() and not rows[kept].any():
-        raise RequestError(
+        raise DeadRowsError(
             f"all {int(kept.sum())} rows of {name} are zeros, which have no direction: the encoder has died; look at "
             "its learning rate and its last layer"
         )

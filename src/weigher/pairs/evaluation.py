@@ -10,6 +10,7 @@ with few labels. With many labels even random convolutions do well on small imag
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from weigher.pairs.pretraining import ImageEncoder
 
 _ROWS = 512  # images, or rows to find neighbours of, at a time
+_BEYOND = 2.0  # how far outside of 0 to 1 images may lie before it is said: those made to have a mean of 0 still do
 
 
 @torch.no_grad()
@@ -36,17 +38,40 @@ def encode(
 ) -> Float[Tensor, "n f"]:
     """Return the features of images, or with `embeddings` what the projection makes of them, in evaluation mode.
 
+    Raises RequestError for other axes, another number of colours, whole numbers, NaN and infinity. Warns of images far
+    outside of 0 to 1, where those of `weigher pretrain` lie: the card of an encoder tells what became 0 and 1.
+
     >>> from weigher.pairs.pretraining import ImageEncoder
     >>> encode(ImageEncoder(), torch.zeros(3, 1, 8, 8)).shape
     torch.Size([3, 256])
     """
+    _check_images(images, encoder.config.colours)
     was_training = encoder.training
     encoder.eval()
-    device = next(encoder.parameters()).device
+    weight = next(encoder.parameters())
     call = encoder if embeddings else encoder.features
-    found = torch.cat([call(part.to(device)).cpu() for part in images.split(_ROWS)])
+    found = torch.cat([call(part.to(weight)).cpu() for part in images.split(_ROWS)])
     encoder.train(was_training)
     return found
+
+
+def _check_images(images: Tensor, colours: int) -> None:
+    if not isinstance(images, Tensor) or images.dim() != 4 or not images.is_floating_point() or not len(images):
+        given = f"{images.dtype} {list(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        raise RequestError(
+            f"images are a floating tensor [n, colours, height, width], given are {given}: torch.from_numpy makes a "
+            "tensor of an array, [:, None] adds the axis of grey, bytes are divided by 255"
+        )
+    if images.shape[1] != colours:
+        raise RequestError(f"images of {images.shape[1]} colours for an encoder of {colours}; convert them")
+    check_rows(images, torch.ones(len(images), dtype=torch.bool, device=images.device), "the images")
+    least, most = float(images.min()), float(images.max())
+    if least < -_BEYOND or most > 1 + _BEYOND:
+        warnings.warn(
+            f"images from {least:g} to {most:g}; an encoder of `weigher pretrain` was taught on 0 to 1: scale them as "
+            "its card says",
+            stacklevel=3,
+        )
 
 
 @dataclass(frozen=True)
@@ -197,8 +222,9 @@ def probed(
         raise RequestError(f"{len(features)} rows of {len(labels.unique())} classes: 10 rows and 2 classes are needed")
     x, y, asked, told = features[train], labels[train], features[test], labels[test]
     few, near = min(per_class, int(counts.min())), min(k, len(x))
+    by_neighbours = nearest_labels(x, y, asked, k=near)
     return {
         "linear probe": linear_probe(x, y).accuracy(asked, told),
-        f"{near} nearest neighbours": float((nearest_labels(x, y, asked, k=near) == told).double().mean()),
-        f"{few} labels of each class": few_labels((x, y), (asked, told), few, generator),
+        f"{near} nearest neighbour{'s' * (near > 1)}": float((by_neighbours == told).double().mean()),
+        f"{few} label{'s' * (few > 1)} of each class": few_labels((x, y), (asked, told), few, generator),
     }

@@ -7,14 +7,16 @@ from typing import Literal
 
 from torch import nn
 
-from weigher.errors import RequestError
+from weigher.errors import RequestError, check_ranges
 from weigher.pairs.align_uniform import AlignUniformConfig, AlignUniformLoss
+from weigher.pairs.checks import check_positive
 from weigher.pairs.info_nce import InfoNCELoss
 from weigher.pairs.queue import EmbeddingQueue
 from weigher.pairs.relic import ReLICConfig, ReLICLoss
 from weigher.pairs.swav import SwAVConfig, SwAVLoss
 
 Method = Literal["info-nce", "align-uniform", "swav", "relic", "seqclr"]
+_WITH_QUEUE: tuple[Method, ...] = ("info-nce", "align-uniform")
 
 
 @dataclass(frozen=True)
@@ -33,22 +35,31 @@ class LossConfig:
     """Embeddings of earlier batches, by a slow copy of the encoder, that info-nce and align-uniform compare with."""
 
     def __post_init__(self) -> None:
-        if self.queue < 0:
-            raise RequestError(f"queue = {self.queue}: it must be at least 0")
+        check_positive(temperature=self.temperature)
+        check_ranges(self, {"queue": (self.queue >= 0, "0 or more")})
+
+    def check_queue(self, method: Method) -> None:
+        """Raise RequestError for a queue that this method would not look at."""
+        if self.queue and method not in _WITH_QUEUE:
+            more = "; that of swav is losses.swav.queue" if method == "swav" else ""
+            raise RequestError(
+                f"queue = {self.queue} with {method}: it is for {' and '.join(_WITH_QUEUE)}, leave it out{more}"
+            )
 
 
 def pair_loss(method: Method, config: LossConfig, embedding: int, *, with_target: bool = False) -> nn.Module:
     """Return the loss of embeddings of `embedding` numbers.
 
     Raises: RequestError for seqclr, which compares sequences, for swav `with_target`, as it knows no embeddings by a
-    slow copy of the encoder, and for a queue of such embeddings without them.
+    slow copy of the encoder, and for a queue of such embeddings without them, or where the method looks at none.
 
     >>> pair_loss("info-nce", LossConfig(temperature=0.5), 64).temperature
     0.5
     """
     if with_target and method in ("swav", "seqclr"):
         raise RequestError(f"{method} makes no use of a slow copy of the encoder; leave target_momentum out")
-    if method in ("info-nce", "align-uniform"):
+    config.check_queue(method)
+    if method in _WITH_QUEUE:
         if config.queue and not with_target:
             raise RequestError(
                 f"queue = {config.queue} holds embeddings by a slow copy of the encoder: set target_momentum, such as "

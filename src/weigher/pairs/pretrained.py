@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -17,16 +18,16 @@ _FORMAT = "weigher.image-encoder.2"
 _BEFORE = "weigher.image-encoder.1"  # without batch norm in the projection
 
 
-def save_image_encoder(folder: Path, encoder: ImageEncoder, told: Mapping[str, Any]) -> None:
+def save_image_encoder(folder: str | os.PathLike[str], encoder: ImageEncoder, told: Mapping[str, Any]) -> None:
     """Write an encoder; `told` says for its card how it came about (plain data).
 
     Raises as `weigher.io.folders.write_folder`.
     """
     config = {"encoder": asdict(encoder.config), "told": dict(told)}
-    write_folder(folder, _FORMAT, encoder.state_dict(), config, {CARD: _card(told)})
+    write_folder(Path(folder), _FORMAT, encoder.state_dict(), config, {CARD: _card(told)})
 
 
-def load_image_encoder(folder: Path) -> ImageEncoder:
+def load_image_encoder(folder: str | os.PathLike[str]) -> ImageEncoder:
     """Read an encoder, in evaluation mode; RequestError that says what is wrong with the folder.
 
     >>> import tempfile
@@ -35,6 +36,7 @@ def load_image_encoder(folder: Path) -> ImageEncoder:
     >>> load_image_encoder(folder).config.channels
     (4,)
     """
+    folder = Path(folder)
     config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else None
     if isinstance(config, dict) and config.get("format") == _BEFORE:
         raise RequestError(
@@ -60,11 +62,10 @@ tags: [images, self-supervised]
 # Image encoder taught without labels
 
 ```python
-from pathlib import Path
 from weigher.pairs.evaluation import encode
 from weigher.pairs.pretrained import load_image_encoder
 
-features = encode(load_image_encoder(Path("this folder")), images)  # float [n, c, h, w] from 0 to 1 -> [n, f]
+features = encode(load_image_encoder("this folder"), images)  # float [n, c, h, w] from 0 to 1 -> [n, f]
 ```
 
 ## How it came about

@@ -16,10 +16,10 @@ says how good the encoder has become.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -27,7 +27,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from weigher.errors import RequestError
+from weigher.errors import RequestError, WeigherError, check_ranges
+from weigher.pairs.checks import DeadRowsError
 from weigher.pairs.views import ViewConfig, random_views
 from weigher.train.distribution import rank, world_size
 from weigher.train.loop import History, LoopConfig, fit
@@ -54,9 +55,10 @@ class ImageEncoderConfig:
     """Numbers of an embedding; 2 lie on the circle."""
 
     def __post_init__(self) -> None:
-        sizes = (self.colours, self.first_stride, self.hidden, self.embedding, *self.channels, len(self.channels))
-        if min(sizes) < 1:
-            raise RequestError(f"{self}: an encoder needs at least one of everything")
+        sizes = {name: (getattr(self, name) >= 1, "1 or more") for name in ("colours", "first_stride", "hidden")}
+        sizes["embedding"] = (self.embedding >= 1, "1 or more")
+        sizes["channels"] = (min(self.channels, default=0) >= 1, "one number or more, each 1 or more")
+        check_ranges(self, sizes)
 
 
 class ImageEncoder(nn.Module):
@@ -123,10 +125,28 @@ class PretrainConfig:
     """Seed of everything that is drawn."""
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch < 2:
-            raise RequestError(f"epochs = {self.epochs}, batch = {self.batch}: at least 1 and 2 are needed")
-        if self.target_momentum is not None and not 0 <= self.target_momentum < 1:
-            raise RequestError(f"target_momentum = {self.target_momentum}: it must lie in [0, 1), such as 0.99")
+        momentum = self.target_momentum
+        check_ranges(
+            self,
+            {
+                "epochs": (self.epochs >= 1, "1 or more"),
+                "batch": (self.batch >= 2, "2 or more"),
+                "target_momentum": (momentum is None or 0 <= momentum < 1, "from 0 to below 1, such as 0.99, or none"),
+            },
+        )
+        self.loop_config(1)  # raises for the others
+
+    def loop_config(self, steps: int, validate_every: int = 1) -> LoopConfig:
+        """Return the settings of `fit` for so many steps; RequestError for what is out of range."""
+        return LoopConfig(
+            steps=steps,
+            learning_rate=self.learning_rate,
+            warmup_steps=steps // 20,
+            weight_decay=self.weight_decay,
+            validate_every=validate_every,
+            precision="float32",
+            seed=self.seed,
+        )
 
 
 class _Target(nn.Module):
@@ -172,7 +192,7 @@ def pretrain(
     config: PretrainConfig | None = None,
     *,
     views: Callable[[Tensor, np.random.Generator], list[Tensor]] | None = None,
-    run_dir: Path | None = None,
+    run_dir: str | os.PathLike[str] | None = None,
     resume: bool = False,
     device: str | torch.device = "auto",
     progress: Progress | None = None,
@@ -215,7 +235,7 @@ def pretrain_drawn(
     draw: Callable[[np.ndarray, np.random.Generator], Sequence[tuple[Tensor, ...]]],
     config: PretrainConfig,
     *,
-    run_dir: Path | None = None,
+    run_dir: str | os.PathLike[str] | None = None,
     resume: bool = False,
     device: str | torch.device = "auto",
     progress: Progress | None = None,
@@ -225,7 +245,8 @@ def pretrain_drawn(
     `draw(chosen, generator)` makes the views of the things numbered `chosen` `[b]`: a tuple of tensors each, which the
     encoder is called with. What it returns goes to the loss as it is. `config.views` is not heeded.
 
-    Raises: RequestError for less than two things, or less than two for each worker; what `weigher.train.fit` raises.
+    Raises: RequestError for less than two things, or less than two for each worker; WeigherError where the encoder
+    makes NaN, infinity or nothing but zeros of views that are finite; what `weigher.train.fit` raises.
     """
     batch = min(config.batch, count)
     if batch < 2 * world_size():
@@ -245,21 +266,22 @@ def pretrain_drawn(
     def step(model: nn.Module, given: dict[str, Any]) -> Mapping[str, Tensor]:
         parts = cast(_Pretrained, model)
         embeddings = [parts.encoder(*view) for view in given["views"]]
-        if parts.target is None or config.target_momentum is None:
-            return parts.loss(*embeddings)
-        if given["step"] > 1:
-            fading = (math.cos(math.pi * (given["step"] - 1) / steps) + 1) / 2
-            parts.target.follow(parts.encoder, 1 - (1 - config.target_momentum) * fading)
-        return parts.loss(*embeddings, targets=[parts.target.apply_as(parts.encoder, view) for view in given["views"]])
+        targets = {}
+        if parts.target is not None and config.target_momentum is not None:
+            if given["step"] > 1:
+                fading = (math.cos(math.pi * (given["step"] - 1) / steps) + 1) / 2
+                parts.target.follow(parts.encoder, 1 - (1 - config.target_momentum) * fading)
+            targets["targets"] = [parts.target.apply_as(parts.encoder, view) for view in given["views"]]
+        try:
+            return parts.loss(*embeddings, **targets)
+        except DeadRowsError as error:
+            if not all(tensor.isfinite().all() for view in given["views"] for tensor in view):
+                raise
+            raise WeigherError(
+                f"training broke at step {given['step']}, of finite views: {error}. Begin anew with a lower learning "
+                f"rate ({config.learning_rate:g} at most here)"
+            ) from error
 
-    loop = LoopConfig(
-        steps=steps,
-        learning_rate=config.learning_rate,
-        warmup_steps=steps // 20,
-        weight_decay=config.weight_decay,
-        validate_every=min(10 * per_epoch, 500),  # steps between two saved states
-        precision="float32",
-        seed=config.seed,
-    )
+    loop = config.loop_config(steps, validate_every=min(10 * per_epoch, 500))  # steps between two saved states
     model = _Pretrained(encoder, loss, with_target=config.target_momentum is not None)
     return fit(model, step, batches, loop, run_dir=run_dir, resume=resume, device=device, progress=progress)

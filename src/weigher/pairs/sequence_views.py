@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 
 from weigher.core.weights import length_mask
-from weigher.errors import RequestError
+from weigher.errors import RequestError, check_ranges
 from weigher.pairs.seqclr import InstanceMapping, checked_lengths
 
 if TYPE_CHECKING:
@@ -259,7 +259,9 @@ def stretched(
 
 
 def _check_ranges(config: LineViewConfig | SpeechViewConfig, most: dict[str, float]) -> None:
+    ranges = {}
     for each in fields(config):
         value, limit = getattr(config, each.name), most.get(each.name, math.inf)
-        if not 0 <= value <= limit or value == math.inf:
-            raise RequestError(f"{each.name} = {value!r} is out of range for views; see its help text")
+        needed = "a finite number, 0 or more" if limit == math.inf else f"a share from 0 to {limit:g}"
+        ranges[each.name] = (0 <= value <= limit and value < math.inf, needed)
+    check_ranges(config, ranges)

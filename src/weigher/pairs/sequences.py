@@ -15,9 +15,9 @@ while. Aligned views keep what changes, too.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,8 +26,7 @@ from torch import Tensor, nn
 
 from weigher.core.pooling import mean_pool
 from weigher.core.weights import length_mask
-from weigher.errors import RequestError
-from weigher.pairs.checks import check_positive
+from weigher.errors import RequestError, check_ranges
 from weigher.pairs.methods import LossConfig, Method, pair_loss
 from weigher.pairs.pretraining import PretrainConfig, Progress, pretrain_drawn
 from weigher.pairs.seqclr import SeqCLRConfig, SeqCLRLoss
@@ -66,17 +65,28 @@ class SequenceConfig:
     """Numbers of an embedding of neighbouring crops."""
 
     def __post_init__(self) -> None:
-        check_positive(crop_seconds=self.crop_seconds)
-        if not (0 <= self.apart_seconds < math.inf and min(self.hidden, self.embedding) >= 1):
-            raise RequestError(
-                f"apart_seconds = {self.apart_seconds}, hidden = {self.hidden}, embedding = {self.embedding}: needed "
-                "are 0 s or more, and 1 or more of both"
-            )
+        check_ranges(
+            self,
+            {
+                "crop_seconds": (0 < self.crop_seconds < math.inf, "a finite number above 0"),
+                "apart_seconds": (0 <= self.apart_seconds < math.inf, "a finite number, 0 or more"),
+                "hidden": (self.hidden >= 1, "1 or more"),
+                "embedding": (self.embedding >= 1, "1 or more"),
+            },
+        )
+        self.losses.check_queue(self.method)
 
-    def least_frames(self, hop_seconds: float, stride: int) -> int:
-        """Return how many frames a sequence needs: a quarter of a crop, and room for all windows at any speed."""
-        windows = 2 * self.seqclr.windows * stride if self.method == "seqclr" else 1
-        return max(1, round(self.crop_seconds / hop_seconds / 4), windows)
+    def least_frames(self, hop_seconds: float, stride: int) -> tuple[int, str]:
+        """Return how many frames a sequence needs, and why: a quarter of a crop, room for all windows at any speed.
+
+        >>> SequenceConfig(crop_seconds=2.0).least_frames(0.01, stride=4)
+        (50, 'a quarter of crop_seconds = 2')
+        """
+        quarter = max(1, round(self.crop_seconds / hop_seconds / 4))
+        room = 2 * self.seqclr.windows * stride
+        if self.method == "seqclr" and room > quarter:
+            return room, f"room for windows = {self.seqclr.windows} at any speed"
+        return quarter, f"a quarter of crop_seconds = {self.crop_seconds:g}"
 
 
 class Crops:
@@ -154,7 +164,7 @@ def pretrain_sequences(
     loop: PretrainConfig | None = None,
     *,
     hop_seconds: float,
-    run_dir: Path | None = None,
+    run_dir: str | os.PathLike[str] | None = None,
     resume: bool = False,
     device: str | torch.device = "auto",
     progress: Progress | None = None,
@@ -165,9 +175,10 @@ def pretrain_sequences(
     sequences to the next. `loop.views` is not heeded; `loop.seed` also draws what stands behind the encoder.
 
     Raises: RequestError for no sequences, empty ones, or ones of different widths, for crops shorter than a frame, less
-    than two crops, a slow copy of the encoder where the loss makes no use of it, and, of aligned views, hidden
-    stretches that are longer than a window of a whole crop (in shorter ones less is hidden), and a sequence of which
-    the encoder makes fewer frames than windows; what `weigher.pairs.pretraining.pretrain_drawn` and the loss raise.
+    than two crops, a slow copy of the encoder where the loss makes no use of it, and views that may hide all of a
+    crop; of aligned views, hidden stretches that are longer than a window of a whole crop (in shorter ones
+    less is hidden), and a sequence of which the encoder makes fewer frames than windows; what
+    `weigher.pairs.pretraining.pretrain_drawn` and the loss raise.
     """
     config, loop = config or SequenceConfig(), loop or PretrainConfig()
     if len({one.shape[1:] for one in sequences}) != 1 or not all(map(len, sequences)):
@@ -191,10 +202,9 @@ def pretrain_sequences(
             with_target = loop.target_momentum is not None
             loss = pair_loss(config.method, config.losses, config.embedding, with_target=with_target)
 
-    if aligned:
-        _check_hidden(config, frames)
-        if config.seqclr.mapping == "window":
-            _check_room(config.seqclr.windows, encoder, [one[:frames] for one in sequences])
+    _check_hidden(config, frames)
+    if aligned and config.seqclr.mapping == "window":
+        _check_room(config.seqclr.windows, encoder, [one[:frames] for one in sequences])
     parts = config.seqclr.windows if config.seqclr.mapping == "window" else 1
 
     def draw(chosen: np.ndarray, generator: np.random.Generator) -> list[tuple[Tensor, Tensor]]:
@@ -233,16 +243,21 @@ def encode_sequences(
 
 
 def _check_hidden(config: SequenceConfig, frames: int) -> None:
-    """Raise RequestError where a stretch of time may be hidden that is longer than the instances of a crop.
+    """Raise RequestError where nothing to compare may be left of a crop, or of an instance of aligned ones.
 
-    Single frames are hidden by any stretch: of these nothing is asked.
+    Single frames as instances are hidden by any stretch: of these nothing more is asked.
     """
+    stretches, each = config.views.time_masks, config.views.time_mask_frames
     longest = 2 * furthest(frames, config.seqclr.mapping, config.seqclr.windows)
-    hidden = config.views.time_mask_frames if config.views.time_masks else 0
-    if config.seqclr.mapping != "frame" and hidden > longest:
+    if config.method == "seqclr" and config.seqclr.mapping != "frame" and stretches and each > longest:
         raise RequestError(
-            f"time_mask_frames = {hidden} in a crop of {frames} frames, whose instances have {longest:.3g}: nothing of "
+            f"time_mask_frames = {each} in a crop of {frames} frames, whose instances have {longest:.3g}: nothing of "
             "an instance would be left to compare; hide less, take longer crops, or fewer windows"
+        )
+    if stretches * each > frames:
+        raise RequestError(
+            f"time_masks = {stretches} of time_mask_frames = {each} in a crop of {frames} frames (crop_seconds = "
+            f"{config.crop_seconds:g}) could hide all of it; hide less, or take longer crops"
         )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from weigher.errors import RequestError
+from weigher.errors import check_ranges
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -39,15 +39,16 @@ class ViewConfig:
     """Whether half of the views are mirrored left to right."""
 
     def __post_init__(self) -> None:
-        wrong = {
-            "rotation_degrees": not 0 <= self.rotation_degrees <= 180,
-            "shift": not 0 <= self.shift < 1,
-            "scale": not 0 <= self.scale < 1,
-            "gain": not 0 <= self.gain <= 1,
-            "noise": not 0 <= self.noise < math.inf,
-        }
-        for name in (name for name, is_wrong in wrong.items() if is_wrong):
-            raise RequestError(f"{name} = {getattr(self, name)!r} is out of range for views; see its help text")
+        check_ranges(
+            self,
+            {
+                "rotation_degrees": (0 <= self.rotation_degrees <= 180, "degrees from 0 to 180"),
+                "shift": (0 <= self.shift < 1, "a fraction from 0 to below 1"),
+                "scale": (0 <= self.scale < 1, "a fraction from 0 to below 1"),
+                "gain": (0 <= self.gain <= 1, "a factor from 0 to 1"),
+                "noise": (0 <= self.noise < math.inf, "a finite number, 0 or more"),
+            },
+        )
 
 
 def random_views(

@@ -8,6 +8,7 @@ new run, which can then be resumed without the old one.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from weigher.errors import RequestError
-from weigher.io.folders import CONFIG
+from weigher.io.folders import CONFIG, WEIGHTS, read_json
 from weigher.recordings.configs import from_plain, to_plain
 from weigher.recordings.model import LabelHead, ModelConfig, RecordingModel
-from weigher.recordings.pretrained import load_folder
+from weigher.recordings.pretrained import FORMAT, load_folder
 from weigher.recordings.pretrained_encoder import encoder_folder, load_encoder
 from weigher.recordings.remembered import Remembered, kept_voices
 from weigher.recordings.training_list import read_list
@@ -67,16 +68,19 @@ class Start:
             head.bias.copy_(self.head.bias)
 
 
-def read_start(path: Path) -> Start:
+def read_start(path: str | os.PathLike[str]) -> Start:
     """Read a model folder, a finished run with the names it knows, or an encoder pre-trained without labels.
 
     Raises RequestError for a folder that is neither, a run that is not finished, and files that are damaged.
     """
+    path = Path(path)
     is_run = (path / "listen").is_dir() or (path / "list.json").is_file()
     if is_run and not (path / "model").is_dir():
         raise RequestError(f"the run {path} is not finished: it holds no model; go on with it (--resume) before")
     if not is_run and (encoder := encoder_folder(path)) is not None:
         return _encoder_start(encoder)
+    if not is_run:
+        _check_may_start(path)
     folder = path / "model" if is_run else path
     plain, load = load_folder(folder)
     settings = plain["config"] if isinstance(plain.get("config"), dict) else {}
@@ -91,6 +95,20 @@ def read_start(path: Path) -> Start:
     labels = read_list(path).labels
     head = _head(rows, config.encoder.embedding, len(labels), path / _LAST)
     return Start(model, settings, labels, head, voices=kept_voices(path, len(labels)))
+
+
+def _check_may_start(path: Path) -> None:
+    """Raise RequestError for what holds no model at all, or one of another kind, such as an encoder of images."""
+    wanted = "give RUN of `weigher train`, its model folder, or RUN of `weigher pretrain` on recordings"
+    if not path.is_dir():
+        raise RequestError(f"there is no model folder {path}; {wanted}")
+    folder = path / "encoder" if (path / "encoder").is_dir() else path
+    if not any((folder / name).exists() for name in (CONFIG, WEIGHTS)):
+        raise RequestError(f"{folder} holds no model, which needs {WEIGHTS} and {CONFIG}; {wanted}")
+    config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    held = config.get("format") if isinstance(config, dict) else None
+    if isinstance(held, str) and held != FORMAT:
+        raise RequestError(f"{folder} has the format {held!r}, and training begins from {FORMAT!r}; {wanted}")
 
 
 def keep_start(run_dir: Path, start: Start) -> None:

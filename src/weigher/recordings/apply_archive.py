@@ -22,9 +22,9 @@ import numpy as np
 import torch
 
 from weigher.errors import RequestError, WeigherError
+from weigher.io.audio import LIBSNDFILE_SUFFIXES
 from weigher.io.speech import read_speech_of_all
 from weigher.recordings.archive_files import (
-    LIBSNDFILE_SUFFIXES,
     Format,
     Job,
     Outcome,

@@ -19,9 +19,9 @@ from typing import Any, Literal, TypedDict
 
 from weigher.errors import RequestError, WeigherError
 from weigher.io.atomic import writing
-from weigher.io.audio import AUDIO_SUFFIXES
 from weigher.io.folders import CONFIG, WEIGHTS
 from weigher.io.speech import Regions, speech_of
+from weigher.io.walk import walk_files
 from weigher.recordings.diarizer import Diarizer
 from weigher.recordings.result import Diarization
 
@@ -34,10 +34,6 @@ FORMAT_SUFFIXES: dict[Format, str] = {
     "elan": ".eaf",
 }
 """How the files of each format end."""
-
-_OTHERS = ".aifc .snd .avr .htk .svx .8svx .iff .mat .mpc .mp1 .mp2 .oga .paf .pvf .sd2 .sds .sf .voc .wve .xi .nist"
-LIBSNDFILE_SUFFIXES = frozenset({*AUDIO_SUFFIXES, *_OTHERS.split()})
-"""Endings, in lower case, of all formats that libsndfile reads by themselves; raw samples do not say what they are."""
 
 
 class Bounds(TypedDict):
@@ -98,6 +94,7 @@ def find_recordings(places: Sequence[Path], suffixes: frozenset[str]) -> list[So
     that does not exist, a folder that cannot be listed, and where there is no recording at all.
 
     >>> import tempfile
+    >>> from weigher.io.audio import LIBSNDFILE_SUFFIXES
     >>> folder = Path(tempfile.mkdtemp())
     >>> (folder / "sub").mkdir()
     >>> for name in ("b.WAV", "sub/a.flac", ".c.wav", "notes.txt"):
@@ -121,16 +118,9 @@ def _found(place: Path, suffixes: frozenset[str]) -> Iterator[Source]:
     if not place.is_dir():
         yield Source(place, place.stem)
         return
-    for folder, below, files in os.walk(place, onerror=_unlisted):
-        below[:] = [name for name in below if not name.startswith(".")]
-        for name in files:
-            path = Path(folder, name)
-            if not name.startswith(".") and path.suffix.lower() in suffixes:
-                yield Source(path, path.relative_to(place).with_suffix("").as_posix())
-
-
-def _unlisted(error: OSError) -> None:
-    raise RequestError(f"cannot list {error.filename}: {error.strerror}; make the folder readable, or leave it out")
+    for path in walk_files(place):
+        if path.suffix.lower() in suffixes:
+            yield Source(path, path.relative_to(place).with_suffix("").as_posix())
 
 
 def fingerprint(model: Path) -> str:

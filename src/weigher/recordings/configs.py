@@ -7,6 +7,7 @@ import math
 import sys
 import types
 from dataclasses import fields, is_dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from reprlib import Repr
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -43,10 +44,10 @@ def from_plain(kind: type[C], plain: Any, source: str | Path) -> C:
     >>> from weigher.recordings.encoder import EncoderConfig
     >>> from_plain(EncoderConfig, {"stride": 2}, "config.json").stride
     2
-    >>> from_plain(EncoderConfig, {"strides": 2}, "config.json")
+    >>> from_plain(EncoderConfig, {"strides": 2}, "config.json")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    weigher.errors.RequestError: config.json: there is no setting 'strides'; known are kind, channels, embedding, ...
+    weigher.errors.RequestError: config.json: there is no setting 'strides'; did you mean 'stride'? known are kind, ...
     """
     return overlay(kind(), plain, source)
 
@@ -67,8 +68,11 @@ def overlay(config: C, plain: Any, source: str | Path, path: str = "") -> C:
     known = [part.name for part in fields(kind)]
     for name in plain:
         if name not in known:
-            shown = ", ".join(known[:3]) + (", ..." if len(known) > 3 else "")
-            raise RequestError(f"{source}: there is no setting {path + str(name)!r}; known are {shown}")
+            nearest = get_close_matches(str(name), known, n=1)
+            meant = f"did you mean {path + nearest[0]!r}? " if nearest else ""
+            raise RequestError(
+                f"{source}: there is no setting {path + str(name)!r}; {meant}known are {', '.join(known)}"
+            )
     changes = {}
     for name, value in plain.items():
         now = getattr(config, name)

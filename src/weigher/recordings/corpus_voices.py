@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from weigher.errors import RequestError
+from weigher.io.audio import LIBSNDFILE_SUFFIXES
 from weigher.io.manifest import read_manifest
-from weigher.recordings.archive_files import LIBSNDFILE_SUFFIXES, find_recordings
+from weigher.recordings.archive_files import find_recordings
 from weigher.recordings.diarizer import Diarizer
 from weigher.recordings.enrolment import assign_names
 from weigher.recordings.identify import speaking

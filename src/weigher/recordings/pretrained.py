@@ -11,12 +11,13 @@ from torch import nn
 from weigher.io.folders import CARD, WEIGHTS, read_folder, write_folder
 from weigher.train.state import load_weights
 
-_FORMAT = "weigher.diarizer.1"
+FORMAT = "weigher.diarizer.1"
+"""What `config.json` of a diarizer says it is."""
 
 
 def save_folder(folder: Path, model: nn.Module, config: dict[str, Any], card: str) -> None:
     """Write a model folder; raises as `weigher.io.folders.write_folder`."""
-    write_folder(folder, _FORMAT, model.state_dict(), config, {CARD: card})
+    write_folder(folder, FORMAT, model.state_dict(), config, {CARD: card})
 
 
 def load_folder(folder: Path) -> tuple[dict[str, Any], Callable[[nn.Module], None]]:
@@ -24,5 +25,5 @@ def load_folder(folder: Path) -> tuple[dict[str, Any], Callable[[nn.Module], Non
 
     Raises RequestError that says what is wrong with the folder, or, in the function, with the weights.
     """
-    config, weights = read_folder(folder, _FORMAT)
+    config, weights = read_folder(folder, FORMAT)
     return config, lambda model: load_weights(model, weights, folder / WEIGHTS)

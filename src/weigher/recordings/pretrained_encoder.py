@@ -7,6 +7,7 @@ and `model.safetensors`. Training begins from it by `weigher.recordings.adapt.re
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,17 +49,20 @@ class Hearing(nn.Module):
         return frames.embeddings, frames.mask.sum(1)
 
 
-def save_encoder(folder: Path, encoder: FrameEncoder, front: FrontConfig, told: Mapping[str, Any]) -> None:
+def save_encoder(
+    folder: str | os.PathLike[str], encoder: FrameEncoder, front: FrontConfig, told: Mapping[str, Any]
+) -> None:
     """Write an encoder with the front end it was taught on; `told` says for its card how (plain data).
 
     Raises as `weigher.io.folders.write_folder`.
     """
     config = {"config": {"model": {"front": to_plain(front), "encoder": to_plain(encoder.config)}}, "told": dict(told)}
-    write_folder(folder, _FORMAT, encoder.state_dict(), config, {CARD: _card(told)})
+    write_folder(Path(folder), _FORMAT, encoder.state_dict(), config, {CARD: _card(told)})
 
 
-def load_encoder(folder: Path) -> tuple[FrameEncoder, FrontConfig]:
+def load_encoder(folder: str | os.PathLike[str]) -> tuple[FrameEncoder, FrontConfig]:
     """Read an encoder and the front end it was taught on; RequestError that says what is wrong with the folder."""
+    folder = Path(folder)
     plain, weights = read_folder(folder, _FORMAT)
     settings = plain.get("config", {})
     config = from_plain(ModelConfig, settings.get("model", {}) if isinstance(settings, dict) else {}, folder / CONFIG)

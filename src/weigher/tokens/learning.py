@@ -14,7 +14,7 @@ from scipy.optimize import root_scalar
 from scipy.special import expit
 from torch import Tensor
 
-from weigher.errors import RequestError, WeigherError
+from weigher.errors import WeigherError, check_ranges
 from weigher.tokens.sequences import Sequences, plan_batches
 from weigher.tokens.token_scores import ScorerConfig, TokenScorer, TokenScores
 from weigher.train.loop import History, LoopConfig, fit
@@ -64,22 +64,23 @@ class ClassifierConfig:
     """Seed of everything that is drawn; 0 or more."""
 
     def __post_init__(self) -> None:
-        wrong = {
-            "epochs": self.epochs < 1,
-            "batch": self.batch < 1,
-            "learning_rate": not 0 < self.learning_rate < math.inf,
-            "weight_decay": not 0 <= self.weight_decay < math.inf,
-            "least_count": self.least_count < 1,
-            "most_words": self.most_words < 1,
-            "word_dropout": not 0 <= self.word_dropout < 1,
-            "neighbours": self.neighbours < 0,
-            "averaged": not 0 <= self.averaged <= 1,
-            "held_out": not 0 <= self.held_out < 1,
-            "longest": self.longest < 1,
-            "seed": self.seed < 0,
-        }
-        for name in (name for name, is_wrong in wrong.items() if is_wrong):
-            raise RequestError(f"{name} = {getattr(self, name)!r} is out of range; see its help text")
+        check_ranges(
+            self,
+            {
+                "epochs": (self.epochs >= 1, "1 or more"),
+                "batch": (self.batch >= 1, "1 or more"),
+                "learning_rate": (0 < self.learning_rate < math.inf, "a finite number above 0"),
+                "weight_decay": (0 <= self.weight_decay < math.inf, "a finite number, 0 or more"),
+                "least_count": (self.least_count >= 1, "1 or more"),
+                "most_words": (self.most_words >= 1, "1 or more"),
+                "word_dropout": (0 <= self.word_dropout < 1, "a share from 0 to below 1"),
+                "neighbours": (self.neighbours >= 0, "0 or more"),
+                "averaged": (0 <= self.averaged <= 1, "a share from 0 to 1"),
+                "held_out": (0 <= self.held_out < 1, "a share from 0 to below 1"),
+                "longest": (self.longest >= 1, "1 or more"),
+                "seed": (self.seed >= 0, "0 or more"),
+            },
+        )
 
     def held_out_of(self, texts: int) -> int:
         """Return how many of so many texts choose the best epoch.

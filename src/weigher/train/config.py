@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from weigher.errors import RequestError
+from weigher.errors import check_ranges
 
 
 @dataclass(frozen=True)
@@ -46,22 +46,27 @@ class LoopConfig:
     validated, too; a run that is resumed later knows nothing of that, and ends as if it had never stopped."""
 
     def __post_init__(self) -> None:
-        wrong = {
-            "steps": self.steps < 1,
-            "learning_rate": not 0 < self.learning_rate < math.inf,
-            "warmup_steps": self.warmup_steps < 0,
-            "floor": not 0 <= self.floor <= 1,
-            "weight_decay": not 0 <= self.weight_decay < math.inf,
-            "average_from": self.average_from is not None and not 0 <= self.average_from < 1,
-            "clip_norm": self.clip_norm is not None and not 0 < self.clip_norm < math.inf,
-            "validate_every": self.validate_every < 1,
-            "patience": self.patience is not None and self.patience < 1,
-            "precision": self.precision not in ("auto", "float32", "bfloat16"),
-            "seed": self.seed < 0,
-            "time_limit_seconds": self.time_limit_seconds is not None and not self.time_limit_seconds > 0,
-        }
-        for name in (name for name, is_wrong in wrong.items() if is_wrong):
-            raise RequestError(f"{name} = {getattr(self, name)!r} is out of range for training; see its help text")
+        limit, most = self.time_limit_seconds, self.clip_norm
+        check_ranges(
+            self,
+            {
+                "steps": (self.steps >= 1, "1 or more"),
+                "learning_rate": (0 < self.learning_rate < math.inf, "a finite number above 0"),
+                "warmup_steps": (self.warmup_steps >= 0, "0 or more"),
+                "floor": (0 <= self.floor <= 1, "a share from 0 to 1"),
+                "weight_decay": (0 <= self.weight_decay < math.inf, "a finite number, 0 or more"),
+                "average_from": (
+                    self.average_from is None or 0 <= self.average_from < 1,
+                    "a share from 0 to below 1, or none",
+                ),
+                "clip_norm": (most is None or 0 < most < math.inf, "a finite number above 0, or none"),
+                "validate_every": (self.validate_every >= 1, "1 or more"),
+                "patience": (self.patience is None or self.patience >= 1, "1 or more, or none"),
+                "precision": (self.precision in ("auto", "float32", "bfloat16"), "auto, float32 or bfloat16"),
+                "seed": (self.seed >= 0, "0 or more"),
+                "time_limit_seconds": (limit is None or limit > 0, "a number above 0, or none"),
+            },
+        )
 
 
 def learning_rate(step: int, config: LoopConfig) -> float:

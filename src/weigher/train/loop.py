@@ -8,6 +8,7 @@ and kept. All that is random in step k comes from (seed, k, worker): on a CPU a 
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
@@ -53,7 +54,7 @@ def fit(
     *,
     validate: Callable[[M], Mapping[str, float]] | None = None,
     on_step: Callable[[int, M], None] | None = None,
-    run_dir: Path | None = None,
+    run_dir: str | os.PathLike[str] | None = None,
     resume: bool = False,
     device: str | torch.device = "auto",
     tensorboard: bool = False,
@@ -91,7 +92,8 @@ def fit(
         stack.enter_context(state.kept_randomness(device))
         asked = stack.enter_context(state.stop_signals())
         forward = distribution.Forward(model, step, context).to(device)
-        run = _Run(forward, batches, config, validate, on_step, run_dir, resume, device, tensorboard, asked)
+        folder = None if run_dir is None else Path(run_dir)
+        run = _Run(forward, batches, config, validate, on_step, folder, resume, device, tensorboard, asked)
         stack.enter_context(closing(run.metrics))
         try:
             while (stopped := run.settle()) is None:
