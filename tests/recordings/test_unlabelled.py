@@ -103,6 +103,14 @@ def test_of_a_folder_of_several_kinds_audio_is_taken_and_the_rest_is_told(tmp_pa
     assert all("it is read as one of audio" in reason for reason in heard.skipped)
 
 
+def test_values_that_float16_does_not_hold_are_told(tmp_path):
+    write_rows(tmp_path, (30, 6, 0.02))
+    write_features(tmp_path / "1.npz", Features(np.linspace(0, 1e5, 180, dtype=np.float32).reshape(30, 6), 0.02))
+    heard = read_unlabelled(tmp_path)
+    assert len(heard.values) == 1
+    assert "1.npz holds values beyond +-65504" in heard.skipped[0]
+
+
 def test_silence_is_left_out(tmp_path):
     soundfile.write(tmp_path / "a.wav", np.zeros(RATE), RATE)
     soundfile.write(tmp_path / "b.wav", 0.1 * np.random.default_rng(0).normal(size=RATE), RATE)

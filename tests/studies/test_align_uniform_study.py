@@ -15,6 +15,7 @@ from weigher.studies.paired import with_differences
 COLLAPSES, ALIGN_LITTLE, NEVER, UNIFORM_LITTLE, HAS_BOTH, RECOVERS, BEATS, ALL_BEAT, LABELS, TENDS = study.STUDY.claims
 
 FIGURES = {
+    (study.START, "uniformity"): -0.02,
     (study.ALIGN, "uniformity"): -0.01,
     (study.ALIGN, study.GAIN): 1.0,
     (study.UNIFORM, "alignment"): 1.6,
@@ -51,6 +52,7 @@ def rows(std=0.1, **changed):
     [
         (COLLAPSES, {}, True),
         (COLLAPSES, {f"{study.ALIGN}: uniformity": -2.0}, False),
+        (COLLAPSES, {f"{study.ALIGN}: uniformity": -0.02}, False),
         (ALIGN_LITTLE, {}, True),
         (ALIGN_LITTLE, {f"{study.ALIGN}: {study.GAIN}": 7.0}, False),
         (NEVER, {}, True),

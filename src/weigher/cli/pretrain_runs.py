@@ -236,7 +236,8 @@ def _kept(
             raise KeyboardInterrupt(
                 f"{folder} is there, and was not tried on labels to the end; --resume does that"
             ) from interrupt
-        save(told)
+        if told["accuracy"]:
+            save(told)
     return {"encoder": str(folder), **told, "skipped": list(skipped)}
 
 

@@ -55,10 +55,10 @@ class ImageEncoderConfig:
     """Numbers of an embedding; 2 lie on the circle."""
 
     def __post_init__(self) -> None:
-        sizes = {name: (getattr(self, name) >= 1, "1 or more") for name in ("colours", "first_stride", "hidden")}
-        sizes["embedding"] = (self.embedding >= 1, "1 or more")
-        sizes["channels"] = (min(self.channels, default=0) >= 1, "one number or more, each 1 or more")
-        check_ranges(self, sizes)
+        sizes = ("colours", "first_stride", "hidden", "embedding")
+        ranges = {name: (getattr(self, name) >= 1, "1 or more") for name in sizes}
+        channels = (min(self.channels, default=0) >= 1, "one number or more, each 1 or more")
+        check_ranges(self, {**ranges, "channels": channels})
 
 
 class ImageEncoder(nn.Module):

@@ -24,6 +24,7 @@ from weigher.recordings.model import FrontConfig
 
 Progress = Callable[[str, int, int], None]
 _HOP_SECONDS = HOP_SAMPLES / SAMPLE_RATE  # of log-mel energies
+_MOST = float(np.finfo(np.float16).max)
 _SHOWN = 5  # reasons in one message
 
 
@@ -70,7 +71,10 @@ def read_unlabelled(
     for done, (name, who, load) in enumerate(found, 1):
         try:
             values, hop_seconds = load()
-            values = values.astype(np.float16)
+            with np.errstate(over="ignore"):
+                values = values.astype(np.float16)
+            if not np.isfinite(values).all():
+                raise RequestError(f"{name} holds values beyond +-{_MOST:g}, the most of float16: scale the features")
             read.append(_Read(name, who, values, (values.shape[1], hop_seconds) if hop_seconds else None))
         except RequestError as error:
             skipped.append(str(error))
