@@ -73,15 +73,23 @@ def test_no_verb_is_a_wrong_request(capsys):
     assert "no verb was given" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("given", [["--out", ""], ["--out="], ["--from", "", "--quiet"]])
-def test_an_option_that_is_given_nothing_is_a_wrong_request(given, capsys):
-    assert cli.main(["train", "cast.csv", *given]) == 2
-    assert f"{given[0].rstrip('=')} is given nothing" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        (["cast.csv", "--out", ""], "--out"),
+        (["cast.csv", "--out="], "--out"),
+        (["cast.csv", "--from", "", "--quiet"], "--from"),
+        (["", "--out", "run"], "an argument"),
+    ],
+)
+def test_an_empty_argument_is_a_wrong_request(given, what, capsys):
+    assert cli.main(["train", *given]) == 2
+    assert f"{what} is given nothing" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", [verb for verb in cli.VERBS if verb != "people"])
+@pytest.mark.parametrize("verb", [*cli.VERBS, *(f"people {verb}" for verb in ("list", "merge", "export", "map"))])
 def test_no_option_shows_that_its_default_is_none(verb, capsys):
-    assert cli.main([verb, "--help"]) == 0
+    assert cli.main([*verb.split(), "--help"]) == 0
     assert "None" not in capsys.readouterr().out
 
 

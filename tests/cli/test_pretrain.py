@@ -17,14 +17,18 @@ from safetensors.torch import load_file
 from interrupting import cut_by
 from launching import torchrun
 from weigher.cli.main import main
+from weigher.errors import RequestError
 from weigher.io.features import Features, write_features
 from weigher.io.manifest import write_cast_csv
 from weigher.pairs.pretrained import save_image_encoder
 from weigher.pairs.pretraining import ImageEncoder
+from weigher.pairs.sequences import pretrain_sequences
 from weigher.recordings.adapt import read_start
 from weigher.recordings.diarizer import Diarizer
 from weigher.recordings.pretrained_encoder import load_encoder
+from weigher.recordings.unlabelled import read_unlabelled
 from weigher.train import load_tensors, read_metrics
+from weigher.train.state import save_tensors
 
 RATE = 16000
 SETTINGS = {
@@ -147,11 +151,18 @@ def test_an_encoder_is_kept_before_it_is_tried(world, tmp_path, capsys):
     with pytest.MonkeyPatch.context() as patch:
         cut_by(patch, "try on labels", 1, "raise")
         assert pretrain(voices, tmp_path / "run", *options) == 130
-    assert "was not tried on labels to the end; --resume does that" in capsys.readouterr().err
+    assert "was not kept and tried to the end; --resume does that" in capsys.readouterr().err
     kept = weights(tmp_path / "run")
     assert pretrain(voices, tmp_path / "run", "--resume") == 0
     assert "random start: linear probe" in capsys.readouterr().out
     assert weights(tmp_path / "run") == kept
+    config = tmp_path / "run" / "encoder" / "config.json"
+    before = config.read_text(encoding="utf-8")
+    assert json.loads(before)["told"]["accuracy"]
+    with pytest.MonkeyPatch.context() as patch:
+        cut_by(patch, "try on labels", 1, "raise")
+        assert pretrain(voices, tmp_path / "run", "--resume") == 130
+    assert config.read_text(encoding="utf-8") == before
 
 
 @pytest.mark.parametrize("by_signal", [True, False])
@@ -162,7 +173,7 @@ def test_a_run_cut_off_and_resumed_is_the_run_that_never_was(world, run, tmp_pat
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert ("its state is kept" in said) == by_signal
-    assert not (tmp_path / "run" / "encoder").exists()
+    (tmp_path / "run" / "encoder").mkdir()  # a folder may be there before what it is to hold
     assert call("train", world / "cast.csv", "--from", tmp_path / "run", "--out", tmp_path / "trained") == 2
     assert "not finished" in capsys.readouterr().err
     assert pretrain(world / "audio", tmp_path / "run", "--resume") == 0
@@ -294,7 +305,7 @@ def test_a_finished_run_without_its_metrics_is_resumed(world, run, tmp_path, cap
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run" / "metrics.jsonl").unlink()
     assert pretrain(world / "audio", tmp_path / "run", "--resume") == 0
-    assert "in 8 steps, of which no metrics are left" in capsys.readouterr().out
+    assert "in 8 steps, loss lost -> lost" in capsys.readouterr().out
     assert pretrain(world / "audio", tmp_path / "run", "--resume", "--json") == 0
     assert json.loads(capsys.readouterr().out)["loss"] == {"first": None, "last": None}
     assert weights(tmp_path / "run") == weights(run)
@@ -310,12 +321,13 @@ def test_a_rate_that_breaks_the_encoder_fails_and_says_so(world, tmp_path, capsy
 
 def test_what_is_not_heeded_and_what_is_not_learned_is_told(world, tmp_path, capsys):
     voices = container(tmp_path / "voices.npz", ("a", "b"), 4)
-    still = {"learning_rate": 1e-12, "epochs": 20, "batch": 8}
+    still = {"learning_rate": 1e-12, "epochs": 20, "batch": 8, "views": {"noise": 3}}
     settings = {**SETTINGS, "sequences": {**SETTINGS["sequences"], "method": "info-nce"}, "loop": still}
     (tmp_path / "still.json").write_text(json.dumps(settings))
     assert pretrain(voices, tmp_path / "run", "--config", tmp_path / "still.json") == 0
     said = capsys.readouterr().err
     assert "mels = 16 is of audio, and" in said
+    assert "loop.views is of images, and not heeded" in said
     assert "the loss has not fallen" in said
 
 
@@ -362,10 +374,12 @@ def test_what_cannot_be_read_is_listed_and_left_out(world, tmp_path, capsys):
             "learning_rate = -1.0 is out of range; needed is a finite number",
         ),
         (["audio", "--config", "{}/images.json"], "has settings for images, and the data are recordings"),
+        (["audio", "--config", "{}/crops.json"], "has settings for images, and the data are recordings"),
+        (["audio", "--config", "{}/relic.json"], "sequences.losses.queue = 8 with relic"),
+        (["audio", "--seed", 2**64], "is out of range; needed is a whole number from 0"),
         (["images.npz", "--config", "{}/small.json"], "has settings for recordings, and the data are images"),
         (["one.npz"], "holds one image"),
         (["one.png"], "is one image"),
-        (["images.npz", "--config", "{}/colours.json"], "colours = 3 of the encoder"),
         (["images.npz", "--config", "{}/none.json"], "channels = () is out of range; needed is one number or more"),
         (["images.npz", "--config", "{}/less.json"], "small_crops = -2 is out of range"),
         (["images.npz", "--method", "seqclr"], "give recordings"),
@@ -385,8 +399,8 @@ def test_requests_that_cannot_be_served(world, tmp_path, capsys, request_, said)
         "windows": {"sequences": {"method": "seqclr", "seqclr": {"windows": 500}}},
         "hidden": {"sequences": {"views": {"time_mask_frames": 1000}}},
         "queue": {"sequences": {"losses": {"queue": 8}}},
+        "relic": {"sequences": {"method": "relic", "losses": {"queue": 8}}},
         "rate": {"loop": {"learning_rate": -1}},
-        "colours": {"encoder": {"colours": 3}},
         "none": {"encoder": {"channels": []}},
     }
     for name, plain in settings.items():
@@ -412,11 +426,95 @@ def test_no_model_is_written_over_and_a_place_where_a_run_only_began_is_free(wor
         assert pretrain(world / "audio", place) == 2
         assert "holds a run or a model already" in capsys.readouterr().err
         assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
-    refused = tmp_path / "refused"
-    refused.mkdir()
+    killed = tmp_path / "killed"
+    killed.mkdir()
     for name in ("config.json", "data.json"):
-        (refused / name).write_text("{}")
-    assert pretrain(world / "audio", refused, "--epochs", 1) == 0
+        shutil.copy(run / name, killed / name)
+    (killed / "metrics.jsonl").touch()
+    assert pretrain(world / "audio", killed, "--config", world / "small.json", "--epochs", 1) == 0
+    shutil.rmtree(killed / "encoder")
+    (killed / "metrics.jsonl").write_text("")  # lost; what was learned is there
+    kept = (killed / "last.safetensors").read_bytes()
+    assert pretrain(world / "audio", killed, "--config", world / "small.json", "--epochs", 1) == 2
+    assert (killed / "last.safetensors").read_bytes() == kept
+    tensors, record = load_tensors(killed / "last.safetensors")
+    save_tensors(killed / "last.safetensors", tensors, {**record, "position": {**record["position"], "step": 0}})
+    assert pretrain(world / "audio", killed, "--config", world / "small.json", "--epochs", 1) == 0
+
+
+@pytest.mark.parametrize("held", [["config.json"], ["data.json"], ["metrics.jsonl"], ["config.json", "data.json"]])
+def test_files_of_somebody_else_are_neither_written_over_nor_removed(world, tmp_path, held, capsys):
+    for name in held:
+        (tmp_path / name).write_text(json.dumps(SETTINGS))
+    given = ("--config", tmp_path / held[0])
+    for more in ((), ("--device", "cuda:7")):
+        assert pretrain(world / "audio", tmp_path, *given, *more) == 2
+        assert f"holds a run or a model already ({', '.join(held)})" in capsys.readouterr().err
+        assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(held, json.dumps(SETTINGS))
+
+
+def test_a_run_that_begins_while_the_data_are_read_stays_as_it_is(world, run, tmp_path, monkeypatch, capsys):
+    other, names = tmp_path / "run", ("data.json", "config.json", "last.safetensors", "metrics.jsonl")
+
+    def read(*given, **named):
+        other.mkdir()
+        for name in names:
+            shutil.copy(run / name, other / name)
+        return read_unlabelled(*given, **named)
+
+    monkeypatch.setattr("weigher.cli.pretrain_runs.read_unlabelled", read)
+    assert pretrain(world / "audio", other, "--config", world / "small.json") == 2
+    assert "holds a run or a model already" in capsys.readouterr().err
+    assert {name: (other / name).read_bytes() for name in names} == {name: (run / name).read_bytes() for name in names}
+
+
+def test_a_folder_is_claimed_once(world, tmp_path, monkeypatch, capsys):
+    """Another run that begins after the last look at the folder is found out, and nothing of it is removed."""
+    other = tmp_path / "run"
+
+    def look(out, **given):
+        other.mkdir(exist_ok=True)
+        (other / "data.json").write_text("theirs")
+
+    monkeypatch.setattr("weigher.cli.pretrain_runs.check_place", look)
+    assert pretrain(world / "audio", other, "--config", world / "small.json") == 2
+    assert "another run has begun in" in capsys.readouterr().err
+    assert {path.name: path.read_text() for path in other.iterdir()} == {"data.json": "theirs"}
+
+
+def test_what_was_learned_stays_where_a_later_step_is_refused(world, tmp_path, monkeypatch):
+    def stops(*given, **named):
+        pretrain_sequences(*given, **named)
+        raise RequestError("no more")
+
+    monkeypatch.setattr("weigher.cli.pretrain_runs.pretrain_sequences", stops)
+    assert pretrain(world / "audio", tmp_path / "run", "--config", world / "small.json") == 2
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        *("config.json", "data.json", "metrics.jsonl", "last.safetensors"),
+    }
+
+
+def test_a_refused_request_leaves_no_folder_that_it_made_and_all_that_were_there(world, tmp_path):
+    assert pretrain(world / "audio", tmp_path / "new" / "a" / "b", "--device", "cuda:7") == 2
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "old").mkdir()
+    assert pretrain(world / "audio", tmp_path / "old", "--device", "cuda:7") == 2
+    assert list((tmp_path / "old").iterdir()) == []
+
+
+def test_settings_that_were_changed_are_not_gone_on_with(world, run, tmp_path, capsys):
+    shutil.copytree(run, tmp_path / "run")
+    config = tmp_path / "run" / "config.json"
+    before = config.read_text(encoding="utf-8")
+    config.write_text(before.replace('"noise": 0.2', '"noise": 0.9'), encoding="utf-8")
+    assert config.read_text(encoding="utf-8") != before
+    assert pretrain(world / "audio", tmp_path / "run", "--resume") == 2
+    assert "config.json was changed since the run began" in capsys.readouterr().err
+    config.write_text(before, encoding="utf-8")
+    data = json.loads((run / "data.json").read_text(encoding="utf-8"))
+    del data["settings"]  # as runs of earlier versions have it
+    (tmp_path / "run" / "data.json").write_text(json.dumps(data))
+    assert pretrain(world / "audio", tmp_path / "run", "--resume") == 0
 
 
 def test_a_run_is_not_written_over_and_goes_on_with_what_it_began_with(world, run, tmp_path, capsys):

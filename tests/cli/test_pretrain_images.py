@@ -77,6 +77,23 @@ def test_images_that_were_scaled_say_so_in_the_line_and_the_folder(world, tmp_pa
     assert told["scale"] == [0, 16]
 
 
+@pytest.mark.parametrize(("most", "is_dark"), [(16, True), (200, False)])
+def test_bytes_far_below_white_are_warned_of(world, tmp_path, capsys, most, is_dark):
+    x = np.random.default_rng(0).integers(0, most, (16, 8, 8), np.uint8)
+    np.savez(tmp_path / "x.npz", x=x)
+    assert pretrain(tmp_path / "x.npz", tmp_path / "run", "--config", world / "images.json", "--epochs", 1) == 0
+    said = capsys.readouterr().err
+    assert (f"are bytes of at most {x.max()}, divided by 255 all the same" in said) == is_dark
+
+
+def test_colours_are_those_of_the_images(world, tmp_path, capsys):
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).random((16, 8, 8)))
+    (tmp_path / "rgb.json").write_text(json.dumps({**IMAGES, "encoder": {**IMAGES["encoder"], "colours": 3}}))
+    assert pretrain(tmp_path / "x.npz", tmp_path / "run", "--config", tmp_path / "rgb.json", "--epochs", 1) == 0
+    assert "encoder.colours = 3 is not heeded: the images of" in capsys.readouterr().err
+    assert load_image_encoder(tmp_path / "run" / "encoder").config.colours == 1
+
+
 def test_images_that_are_all_the_same_are_warned_of(world, tmp_path, capsys):
     np.savez(tmp_path / "x.npz", x=np.full((8, 8, 8), 9, np.uint8))
     assert pretrain(tmp_path / "x.npz", tmp_path / "run", "--config", world / "images.json", "--epochs", 1) == 0

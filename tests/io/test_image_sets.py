@@ -74,7 +74,7 @@ def test_files_that_are_none_are_refused(tmp_path):
         (lambda: read_images(tmp_path / "other.npz"), "needed are images and labels"),
         (lambda: read_images(tmp_path / "texts.parquet"), "needed are image and label"),
         (lambda: read_images(tmp_path / "broken.parquet"), "damaged"),
-        (lambda: read_images(tmp_path / "no-image.parquet"), "damaged"),
+        (lambda: read_images(tmp_path / "no-image.parquet"), "row 0 cannot be read as an image .of no known kind"),
         (lambda: read_images(tmp_path / "empty.zip"), r"\.parquet or \.npz"),
         (lambda: read_drawings(tmp_path / "none.zip"), "does not exist"),
         (lambda: read_drawings(tmp_path / "broken.zip"), "damaged"),
@@ -82,6 +82,63 @@ def test_files_that_are_none_are_refused(tmp_path):
     ):
         with pytest.raises(RequestError, match=say):
             wrong()
+
+
+def truncated(content):
+    """A PNG whose first chunk says that it is longer than the file."""
+    return content[:8] + b"\xff" + content[9:]
+
+
+@pytest.mark.parametrize(
+    ("image", "says"),
+    [
+        (truncated, "row 1 cannot be read as an image"),
+        (lambda content: content[:40], "row 1 cannot be read as an image"),
+        (lambda content: None, "row 1 holds None; needed are the bytes"),
+        (lambda content: {"bytes": None, "path": "a.png"}, "row 1 holds None; needed are the bytes"),
+    ],
+)
+def test_the_row_of_a_broken_image_is_named(tmp_path, pixels, image, says):
+    good = png(pixels[0])
+    broken = image(good)
+    rows = [{"bytes": good, "path": None}, broken, broken] if isinstance(broken, dict) else [good, broken, broken]
+    pyarrow.parquet.write_table(pyarrow.table({"image": rows, "label": [1, 2, 3]}), tmp_path / "a.parquet")
+    with pytest.raises(RequestError, match=says):
+        read_images(tmp_path / "a.parquet")
+
+
+def test_a_column_of_words_is_no_column_of_images(tmp_path):
+    pyarrow.parquet.write_table(pyarrow.table({"image": ["a.png"], "label": [1]}), tmp_path / "a.parquet")
+    with pytest.raises(RequestError, match=r"row 0 holds 'a\.png'; needed are the bytes of an encoded image"):
+        read_images(tmp_path / "a.parquet")
+
+
+def test_the_member_of_a_zip_that_is_broken_is_named(tmp_path, pixels):
+    good = png(pixels[0])
+    for name, content, says in (
+        ("short", truncated(good), r"a/b/1\.png cannot be read as an image"),
+        ("none", b"no", r"a/b/1\.png cannot be read as an image"),
+    ):
+        with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as held:
+            held.writestr("a/b/0.png", good)
+            held.writestr("a/b/1.png", content)
+        with pytest.raises(RequestError, match=says):
+            read_drawings(tmp_path / f"{name}.zip")
+
+
+def test_a_zip_that_is_damaged_or_encrypted_is_refused(tmp_path, pixels):
+    with zipfile.ZipFile(tmp_path / "whole.zip", "w", zipfile.ZIP_DEFLATED) as held:
+        held.writestr("a/b/0.png", bytes(5000))
+    content = bytearray((tmp_path / "whole.zip").read_bytes())
+    first = 30 + len("a/b/0.png")  # where the packed bytes of the first member begin
+    (tmp_path / "damaged.zip").write_bytes(content[:first] + b"\xff" * 4 + content[first + 4 :])
+    with pytest.raises(RequestError, match="is damaged or no zip file"):
+        read_drawings(tmp_path / "damaged.zip")
+    content[6] |= 1  # the sign of encryption, in the member and in the directory
+    content[content.rindex(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "encrypted.zip").write_bytes(content)
+    with pytest.raises(RequestError, match="needed is a zip that is not encrypted"):
+        read_drawings(tmp_path / "encrypted.zip")
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,13 @@ def test_a_file_is_told_by_its_name_and_arrays(tmp_path):
     drawn(tmp_path / "one.png")
     with pytest.raises(RequestError, match="is one image; at least two"):
         kind_of(tmp_path / "one.png")
+    (tmp_path / "empty" / "more").symlink_to(tmp_path)
+    with pytest.raises(RequestError, match=r"links to folders are not followed: .*more"):
+        kind_of(tmp_path / "empty")
+    (tmp_path / "set").mkdir()
+    np.savez(tmp_path / "set" / "a.npz", images=np.ones((3, 2, 2)))
+    with pytest.raises(RequestError, match="is a set of images by itself; give this file"):
+        kind_of(tmp_path / "set")
 
 
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
@@ -141,6 +148,14 @@ def test_labels_beside_images_are_kept(tmp_path):
     assert images.labels.tolist() == ["cat", "dog"]
 
 
+@pytest.mark.parametrize("labels", [np.array([0.5, 1.5]), np.arange(3)])
+def test_labels_of_no_use_stop_nothing(tmp_path, labels):
+    np.savez(tmp_path / "a.npz", images=np.zeros((2, 4, 5), np.uint8), labels=labels)
+    images = read_unlabelled_images(tmp_path / "a.npz")
+    assert images.labels is None
+    assert images.skipped[0].startswith("labels: ")
+
+
 @pytest.mark.parametrize(
     ("arrays", "said"),
     [
@@ -149,6 +164,7 @@ def test_labels_beside_images_are_kept(tmp_path):
         ({"x": np.ones((0, 8, 8))}, "needed are numbers"),
         ({"x": np.array([[["a"]]])}, "needed are numbers"),
         ({"x": np.full((2, 3, 3), np.nan)}, "NaN"),
+        ({"x": np.full((2, 3, 3), 1e300)}, "beyond float32"),
         ({"x": np.ones((2, 8, 8, 8))}, r"\[2, 8, 8, 8\] no axis can be one of colours"),
     ],
 )

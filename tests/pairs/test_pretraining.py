@@ -274,7 +274,8 @@ DEAD = torch.tensor([[1.0, 0.0, 0.0], [math.nan, 0.0, 0.0], [0.0, 0.0, 1.0]])
         (lambda: PretrainConfig(batch=1), "batch = 1"),
         (lambda: PretrainConfig(target_momentum=1.0), "target_momentum = 1.0"),
         (lambda: PretrainConfig(learning_rate=-1.0), r"learning_rate = -1\.0 is out of range; needed is a finite"),
-        (lambda: PretrainConfig(seed=-1), "seed = -1 is out of range; needed is 0 or more"),
+        (lambda: PretrainConfig(seed=-1), "seed = -1 is out of range; needed is a whole number from 0"),
+        (lambda: PretrainConfig(seed=2**63), "is out of range; needed is a whole number from 0"),
         (lambda: LossConfig(temperature=0.0), "temperature = 0.0"),
         (lambda: pair_loss("relic", LossConfig(queue=4), 8), "queue = 4 with relic: it is for info-nce and align"),
         (lambda: pair_loss("swav", LossConfig(queue=4), 8), "that of swav is losses.swav.queue"),
@@ -306,6 +307,12 @@ def test_a_rate_that_breaks_the_encoder_is_told_as_such_and_not_as_bad_data(rate
     assert not isinstance(caught.value, RequestError)
 
 
+def test_an_encoder_that_the_last_step_has_broken_is_told():
+    config = PretrainConfig(epochs=1, batch=48, learning_rate=1e30)
+    with pytest.raises(WeigherError, match="training broke in its last step"):
+        pretrain(encoder(), InfoNCELoss(), images()[0], config, device="cpu")
+
+
 def test_views_that_are_not_finite_are_told_as_data():
     x = images()[0]
     x[3] = math.nan
@@ -327,8 +334,9 @@ def test_images_an_encoder_cannot_take_are_refused_and_those_of_another_scale_wa
     for given, said in wrong:
         with pytest.raises(RequestError, match=said):
             encode(model, given)
-    with pytest.warns(UserWarning, match=r"to 16; an encoder of `weigher pretrain` was taught on 0 to 1"):
+    with pytest.warns(UserWarning, match=r"to 16; an encoder of `weigher pretrain` was taught on 0 to 1") as caught:
         encode(model, torch.full_like(x, 16.0))
+    assert caught[0].filename == __file__
 
 
 def test_views_are_made_again_from_the_same_generator_and_move_as_they_say():

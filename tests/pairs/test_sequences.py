@@ -157,6 +157,11 @@ def voices(count=6, seed=0):
     return [(rng.normal(size=3) + 0.7 * rng.normal(size=(120, 3))).astype(np.float16) for _ in range(count)]
 
 
+def test_crops_may_be_as_far_apart_as_a_sequence_is_long():
+    far = SequenceConfig(crop_seconds=2.0, apart_seconds=1e300)
+    assert pretrain_sequences(Frames(), 5, voices(4), far, BRIEF, hop_seconds=0.1, device="cpu").step > 0
+
+
 @pytest.mark.parametrize("method", ["seqclr", "info-nce", "relic"])
 def test_training_lowers_the_loss_and_is_the_same_twice(method):
     losses = LossConfig(temperature=0.1)
@@ -195,6 +200,9 @@ def test_what_stands_behind_the_encoder_is_drawn_by_the_seed_alone():
             "less than one frame of 0.1 s",
         ),
         (lambda: pretrain_sequences(Frames(), 5, [], hop_seconds=0.1), "0 sequences"),
+        (lambda: pretrain_sequences(Frames(), 5, np.ones((9, 3)), hop_seconds=0.1), "frames of one width"),
+        (lambda: pretrain_sequences(Frames(), 5, numbered(30), hop_seconds=0.0), "hop_seconds = 0.0"),
+        (lambda: pretrain_sequences(Frames(), 5, numbered(9), hop_seconds=0.1), "1 sequence gives one crop of 2 s"),
         (lambda: pretrain_sequences(Frames(), 5, numbered(30, 0), hop_seconds=0.1), "frames of one width"),
         (lambda: pretrain_sequences(Frames(), 5, [np.ones((9, 3)), np.ones((9, 4))], hop_seconds=0.1), "one width"),
         (

@@ -70,11 +70,11 @@ def test_what_does_not_fit_is_left_out_and_said(tmp_path):
     assert [values.shape for values in heard.values] == [(30, 6)]
     assert (heard.front.features, heard.front.hop_seconds) == (6, 0.02)
     said = [
+        ("3.npz", "5 frames, needed are 10: so it is"),
         ("4.npz", "cannot"),
+        ("5.npz", "is the same from its first frame to its last (silence?)"),
         ("0.npz", "7 features every 0.02", "most hold 6"),
         ("2.npz", "every 0.01 s"),
-        ("3.npz", "5 frames, needed are 10: so it is"),
-        ("5.npz", "is the same from its first frame to its last (silence?)"),
     ]
     for reason, words in zip(heard.skipped, said, strict=True):
         assert all(word in reason for word in words)
@@ -89,26 +89,52 @@ def test_as_many_features_of_one_kind_as_of_another_are_refused(tmp_path):
         read_unlabelled(tmp_path)
 
 
+def test_a_hop_in_single_precision_is_no_other_kind(tmp_path):
+    write_rows(tmp_path, (30, 6, 0.02), (30, 6, float(np.float32(0.02))))
+    assert len(read_unlabelled(tmp_path).values) == 2
+
+
 def test_of_a_folder_of_several_kinds_audio_is_taken_and_the_rest_is_told(tmp_path):
     write_rows(tmp_path, (30, 6, 0.02), (40, 6, 0.02))
     (tmp_path / "cover.png").touch()
     features = read_unlabelled(str(tmp_path))
     assert len(features.values) == 2
     assert "1 file of" in features.skipped[0]
-    assert "hold images: it is read as one of features (.npz)" in features.skipped[0]
+    assert "hold images: with features (.npz) in it, these are read" in features.skipped[0]
     soundfile.write(tmp_path / "a.wav", 0.1 * np.random.default_rng(0).normal(size=RATE), RATE)
     heard = read_unlabelled(tmp_path)
     assert (heard.front.kind, len(heard.values)) == ("log-mel", 1)
     assert [reason[:10].strip() for reason in heard.skipped] == ["2 files of", "1 file of"]
-    assert all("it is read as one of audio" in reason for reason in heard.skipped)
+    assert all("with audio in it, these are read" in reason for reason in heard.skipped)
 
 
-def test_values_that_float16_does_not_hold_are_told(tmp_path):
+def test_links_to_folders_are_told(tmp_path):
     write_rows(tmp_path, (30, 6, 0.02))
-    write_features(tmp_path / "1.npz", Features(np.linspace(0, 1e5, 180, dtype=np.float32).reshape(30, 6), 0.02))
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "more").symlink_to(tmp_path)
     heard = read_unlabelled(tmp_path)
     assert len(heard.values) == 1
-    assert "1.npz holds values beyond +-65504" in heard.skipped[0]
+    assert "more, a link to a folder; give what it leads to" in heard.skipped[0]
+
+
+@pytest.mark.parametrize(("level", "spread"), [(0, 1e5), (2000, 0.3), (30000, 1e-2), (0, 1e-9)])
+def test_features_that_float16_does_not_hold_are_kept_as_they_are(tmp_path, level, spread):
+    write_rows(tmp_path, (30, 6, 0.02))
+    rows = (level + spread * np.random.default_rng(1).normal(size=(30, 6))).astype(np.float32)
+    write_features(tmp_path / "1.npz", Features(rows, 0.02))
+    heard = read_unlabelled(tmp_path)
+    assert heard.skipped == ()
+    assert [values.dtype for values in heard.values] == [np.float16, np.float32]
+    assert np.array_equal(heard.values[1], rows)
+
+
+def test_sound_that_is_too_loud_to_be_computed_is_told(tmp_path):
+    sound = np.random.default_rng(0).normal(size=RATE).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", 0.1 * sound, RATE)
+    soundfile.write(tmp_path / "b.wav", 1e30 * sound, RATE, subtype="FLOAT")
+    heard = read_unlabelled(tmp_path)
+    assert len(heard.values) == 1
+    assert "b.wav is too loud for its energies" in heard.skipped[0]
 
 
 def test_silence_is_left_out(tmp_path):

@@ -132,10 +132,11 @@ def _run_verb(verb: str, rest: list[str]) -> int:
 
 
 def _check_given(rest: list[str]) -> None:
-    """Raise RequestError for an option that is given an empty text: as a path it would be the folder we are in."""
-    for option, given in zip(rest, [*rest[1:], "some"], strict=False):
-        if option.startswith("--") and (not given or option.endswith("=")):
-            raise RequestError(f"{option.rstrip('=')} is given nothing; is a variable of the shell empty?")
+    """Raise RequestError for an empty argument: as a path it would be the folder we are in."""
+    for before, given in zip(["", *rest], rest, strict=False):
+        if not given or (given.startswith("--") and given.endswith("=")):
+            option = given.rstrip("=") or (before if before.startswith("--") else "an argument")
+            raise RequestError(f"{option} is given nothing; is a variable of the shell empty?")
 
 
 def _unknown(verb: str) -> str:

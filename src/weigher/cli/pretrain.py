@@ -81,9 +81,9 @@ def run(options: Options) -> int:
 
 
 def _check(options: Options) -> None:
-    from weigher.cli.pretrain_runs import BEGINNING, LAST
+    from weigher.cli.pretrain_runs import LAST, left_by_kill
 
-    check_place(options.out, new=not options.resume, beginning=BEGINNING)
+    check_place(options.out, new=not options.resume, beginning=left_by_kill(options.out))
     if not options.resume:
         return
     if not (options.out / LAST).exists():
@@ -128,14 +128,24 @@ def _read(path: Path, settings: RecordingSettings | ImageSettings) -> RecordingS
     try:
         return read_config(path, settings)
     except RequestError as error:
-        ours, other, of_other = "recordings", "images", ImageSettings()
-        if isinstance(settings, ImageSettings):
-            ours, other, of_other = "images", "recordings", RecordingSettings()
-        try:
-            read_config(path, of_other)
-        except RequestError:  # of no kind: what is wrong with it stands
-            raise error from None
-        raise RequestError(f"{path} has settings for {other}, and the data are {ours}; give some for these") from error
+        kinds = {"recordings": RecordingSettings(), "images": ImageSettings()}
+        ours = "recordings" if isinstance(settings, RecordingSettings) else "images"
+        ((other, known),) = [(kind, known) for kind, known in kinds.items() if kind != ours]
+        if _is_for(path, known, settings):
+            raise RequestError(f"{path} has settings for {other}, and the data are {ours} ({error})") from error
+        raise
+
+
+def _is_for(path: Path, known: RecordingSettings | ImageSettings, others: RecordingSettings | ImageSettings) -> bool:
+    """Say whether a file names parts that are only in `known`, or all of it can be laid over that."""
+    from weigher.io.folders import read_json
+    from weigher.recordings.configs import read_config
+
+    try:
+        given = read_json(path)
+        return bool((given.keys() - vars(others).keys()) & vars(known).keys()) or bool(read_config(path, known))
+    except (RequestError, AttributeError):  # no file, no JSON, no object of settings, or fit for neither
+        return False
 
 
 def _with_method(settings: RecordingSettings | ImageSettings, method: Any) -> RecordingSettings | ImageSettings:
@@ -155,8 +165,8 @@ def _print(done: dict[str, Any]) -> None:
             what += " ({:g} to {:g}, scaled to 0 to 1)".format(*done["scale"])
     else:
         what = f"{_count(done['recordings'], 'recording')} ({done['hours']:g} h)"
-    first, last = done["loss"]["first"], done["loss"]["last"]
-    loss = "of which no metrics are left" if first is None else f"loss {first:.3f} -> {last:.3f}"
+    first, last = ("lost" if value is None else f"{value:.3f}" for value in done["loss"].values())
+    loss = f"loss {first} -> {last}"
     print(f"{done['encoder']}: taught by {done['method']} on {what} in {_count(done['steps'], 'step')}, {loss}")
     for name, figures in done.get("accuracy", {}).items():
         print(f"  {name}: " + ", ".join(f"{figure} {value:.1%}" for figure, value in figures.items()))

@@ -18,17 +18,18 @@ import torch
 from torch import Tensor
 
 from weigher.cli import console
-from weigher.cli.run_folder import forget_beginning
+from weigher.cli.run_folder import check_place, nothing_left
 from weigher.errors import RequestError, check_ranges
 from weigher.io.atomic import writing
-from weigher.io.folders import read_json
+from weigher.io.folders import WEIGHTS, read_json
 from weigher.io.unlabelled import Images, read_unlabelled_images
 from weigher.pairs.crops import CropConfig, multi_crop
-from weigher.pairs.evaluation import encode, probed
+from weigher.pairs.evaluation import TooFewError, encode, probed
 from weigher.pairs.methods import LossConfig, Method, pair_loss
 from weigher.pairs.pretrained import save_image_encoder
 from weigher.pairs.pretraining import ImageEncoder, ImageEncoderConfig, PretrainConfig, pretrain
 from weigher.pairs.sequences import SequenceConfig, encode_sequences, pretrain_sequences
+from weigher.pairs.views import ViewConfig
 from weigher.recordings.configs import to_plain
 from weigher.recordings.encoder import EncoderConfig, FrameEncoder
 from weigher.recordings.pretrained_encoder import Hearing, save_encoder
@@ -36,14 +37,15 @@ from weigher.recordings.unlabelled import Unlabelled, read_unlabelled
 from weigher.train.distribution import rank
 from weigher.train.loop import History
 from weigher.train.provenance import commit, versions
+from weigher.train.state import load_tensors
 
 Progress = Callable[[str, int, int], None]
 CONFIG, DATA, METRICS, LAST = "config.json", "data.json", "metrics.jsonl", "last.safetensors"
-BEGINNING = (CONFIG, DATA, METRICS)
-"""What a run leaves that was killed before its first state."""
+_SETTINGS = "settings"  # in DATA: the name of what CONFIG held at the beginning
 _MELS = 40
 _PROBED, _HEARD = 10_000, 2_000  # images, recordings; more labels tell no more
 _EACH = 5  # recordings of a person, or images of a label, from which a probe is asked about them
+_DARK = 0.5  # of white: bytes that stay below may be of another scale
 _ENOUGH = 20  # steps from which a loss says whether anything is learned
 _SMALL = (0.05, 0.4)  # share of an image's area in a small crop
 _ROWS = 4096  # frames or images that are read at a time to tell data apart
@@ -81,7 +83,8 @@ class ImageSettings:
             )
         if self.small_crops and self.method == "swav" and self.losses.swav.full_views != 2:
             raise RequestError(
-                f"full_views = {self.losses.swav.full_views} with small_crops: an image has two crops of the full size"
+                f"losses.swav.full_views = {self.losses.swav.full_views} with small_crops: an image has two crops of "
+                "the full size"
             )
 
     def views(self, height: int, width: int) -> Callable[[Tensor, np.random.Generator], list[Tensor]] | None:
@@ -113,6 +116,8 @@ def recordings_run(settings: RecordingSettings, place: Place) -> dict[str, Any]:
         least=lambda hop_seconds: settings.sequences.least_frames(hop_seconds, stride),
         progress=place.progress,
     )
+    if settings.loop.views != ViewConfig():
+        _warn("loop.views is of images, and not heeded; sequences.views is of recordings")
     if heard.front.kind == "features" and settings.mels != _MELS:
         _warn(f"mels = {settings.mels} is of audio, and {place.data} holds features: not heeded")
     frames = sum(map(len, heard.values))
@@ -153,10 +158,12 @@ def images_run(settings: ImageSettings, place: Place) -> dict[str, Any]:
     if len(x) < 2:
         raise RequestError(f"{place.data} holds one image; at least two are compared, give more")
     colours = x.shape[1]
-    if settings.encoder.colours not in (1, colours):
-        raise RequestError(
-            f"colours = {settings.encoder.colours} of the encoder, and the images of {place.data} have {colours}; "
-            "leave it out, it is taken from them"
+    if settings.encoder.colours not in (ImageEncoderConfig().colours, colours):
+        _warn(f"encoder.colours = {settings.encoder.colours} is not heeded: the images of {place.data} have {colours}")
+    if images.scale == (0, 255) and images.values.max() < _DARK:
+        _warn(
+            f"the images of {place.data} are bytes of at most {255 * images.values.max():.0f}, divided by 255 all the "
+            "same; if that is their white, give them as other numbers, which are scaled"
         )
     if (images.values == images.values[0]).all():
         _warn(f"all images of {place.data} are the same: nothing tells one from another")
@@ -195,27 +202,71 @@ def images_run(settings: ImageSettings, place: Place) -> dict[str, Any]:
 def _beginning(place: Place, settings: RecordingSettings | ImageSettings, held: dict[str, Any]) -> Iterator[None]:
     """Keep settings and what the data are beside the run, unless it is refused before it has learned anything.
 
-    A resumed run must have the same data.
+    A resumed run must have the same data, and the settings that it began with.
     """
     if place.resume:
-        before = read_json(place.out / DATA)
-        if before != held:
-            raise RequestError(
-                f"{place.out} began with {_words(before)}, and {place.data} holds {_words(held)}: give the data it "
-                "began with, or begin a run in another folder"
-            )
-    elif rank() == 0:
-        for name, plain in ((CONFIG, to_plain(settings)), (DATA, held)):
-            with writing(place.out / name, "w") as file:
-                json.dump(plain, file, indent=2)
-    try:
+        _check_goes_on(place, held)
         yield
-    except RequestError:
-        metrics = place.out / METRICS
-        has_learned = metrics.is_file() and metrics.stat().st_size > 0
-        if rank() == 0 and not (place.resume or has_learned):
-            forget_beginning(place.out, (*BEGINNING, LAST))
-        raise
+        return
+    if rank() > 0:
+        yield
+        return
+    is_ours = False
+
+    def is_kept() -> bool:
+        return not is_ours or _has_learned(place.out)
+
+    with nothing_left(place.out, (CONFIG, DATA, METRICS, LAST), is_kept=is_kept):
+        check_place(place.out, new=True, beginning=left_by_kill(place.out))  # once more: reading may have taken hours
+        for name in left_by_kill(place.out):
+            (place.out / name).unlink(missing_ok=True)
+        text = json.dumps(to_plain(settings), indent=2)
+        _claim(place.out / DATA, json.dumps({**held, _SETTINGS: _name(text.encode())}, indent=2))
+        is_ours = True
+        with writing(place.out / CONFIG, "w") as file:
+            file.write(text)
+        yield
+
+
+def _claim(path: Path, text: str) -> None:
+    """Write a file that marks a folder as that of this run; RequestError where another run was quicker."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise RequestError(f"another run has begun in {path.parent} meanwhile; give another folder") from error
+
+
+def _has_learned(out: Path) -> bool:
+    metrics = out / METRICS
+    return metrics.is_file() and metrics.stat().st_size > 0
+
+
+def _check_goes_on(place: Place, held: dict[str, Any]) -> None:
+    before = read_json(place.out / DATA)
+    settings = before.pop(_SETTINGS, None) if isinstance(before, dict) else None
+    if before != held:
+        raise RequestError(
+            f"{place.out} began with {_words(before)}, and {place.data} holds {_words(held)}: give the data it "
+            "began with, or begin a run in another folder (versions may differ in what they leave out, such as silence)"
+        )
+    if settings is not None and settings != _name((place.out / CONFIG).read_bytes()):
+        raise RequestError(
+            f"{place.out / CONFIG} was changed since the run began, which goes on with what it began with: put it "
+            "back, or begin a run in another folder"
+        )
+
+
+def left_by_kill(out: Path) -> tuple[str, ...]:
+    """Return the names of what a run leaves that is killed before its first step; none where it is somebody else's."""
+    try:
+        held = read_json(out / DATA)
+        steps = load_tensors(out / LAST)[1]["position"]["step"] if (out / LAST).exists() else 0
+    except (RequestError, KeyError):
+        return ()
+    is_of_a_run = isinstance(held, dict) and "values" in held and {"images", "recordings"} & held.keys()
+    return (CONFIG, DATA, METRICS, LAST) if is_of_a_run and not steps and not _has_learned(out) else ()
 
 
 def _kept(
@@ -229,21 +280,25 @@ def _kept(
     folder = place.out / "encoder"
     told["accuracy"] = {}
     if rank() == 0:
-        save(told)
         try:
+            if not (folder / WEIGHTS).is_file():  # a finished run is tried once more, and keeps what is known of it
+                save(told)
             told["accuracy"] = tried()
+            if told["accuracy"]:
+                save(told)
         except KeyboardInterrupt as interrupt:
-            raise KeyboardInterrupt(
-                f"{folder} is there, and was not tried on labels to the end; --resume does that"
-            ) from interrupt
-        if told["accuracy"]:
-            save(told)
+            raise KeyboardInterrupt(f"{folder} was not kept and tried to the end; --resume does that") from interrupt
     return {"encoder": str(folder), **told, "skipped": list(skipped)}
 
 
 def _warn(text: str) -> None:
     if rank() == 0:
         console.message(f"warning: {text}")
+
+
+def _name(content: bytes) -> str:
+    """Return a short name of what a file holds."""
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _digest(arrays: Sequence[np.ndarray]) -> str:
@@ -264,9 +319,6 @@ def _told(
     method: Method, place: Place, counted: dict[str, Any], loop: PretrainConfig, history: History
 ) -> dict[str, Any]:
     """What a run was: for the card, the folder and whoever asked."""
-    losses = [record["loss"] for record in history.train]
-    share = max(1, len(losses) // 20)
-    first, last = (float(np.mean(part)) if part else None for part in (losses[:share], losses[-share:]))
     return {
         "method": method,
         "data": place.data.name,
@@ -274,10 +326,25 @@ def _told(
         "epochs": loop.epochs,
         "steps": history.step,
         "seed": loop.seed,
-        "loss": {"first": first, "last": last},
+        "loss": _ends(history, loop.epochs),
         "seconds": round(history.seconds, 1),
         "commit": commit(),
         "versions": versions(),
+    }
+
+
+def _ends(history: History, epochs: int) -> dict[str, float | None]:
+    """Mean loss at the beginning and at the end; None where metrics of a resumed run are lost.
+
+    Each is over an epoch at least, as batches differ by more than is learned in some steps, but half the run at most.
+    """
+    steps = history.step
+    share = max(1, min(max(steps // 20, steps // epochs), steps // 2))
+    losses = {record["step"]: record["loss"] for record in history.train}
+    parts = {"first": range(1, share + 1), "last": range(steps - share + 1, steps + 1)}
+    return {
+        name: float(np.mean([losses[k] for k in part])) if losses.keys() >= set(part) else None
+        for name, part in parts.items()
     }
 
 
@@ -285,10 +352,11 @@ def _check_fallen(told: dict[str, Any], settings: LossConfig) -> None:
     """Warn of a loss that has not fallen; with a queue that fills it may rise of itself."""
     first, last = told["loss"]["first"], told["loss"]["last"]
     grows = settings.queue or (told["method"] == "swav" and settings.swav.queue)
-    if None not in (first, last) and last >= first and told["steps"] >= _ENOUGH and not grows:
+    enough = told["steps"] >= _ENOUGH and told["epochs"] > 1
+    if None not in (first, last) and last >= first and enough and not grows:
         _warn(
             f"the loss has not fallen ({first:.3f} -> {last:.3f}): nothing was learned; look at the learning rate, and "
-            "at how much of the views is hidden or noise",
+            "at how much of the views is hidden or noise"
         )
 
 
@@ -328,10 +396,11 @@ def _probed(
     if len(kinds) < 2:
         return {}
     y, found = torch.from_numpy(numbers.astype(np.int64)), {}
-    try:
-        for done, (name, features) in enumerate(encoded.items(), 1):
-            found[name] = probed(features(), y, seed)
-            progress("try on labels", done, len(encoded))
-    except RequestError:  # a handful, or one class among those that labels are taken from
-        return {}
+    for done, (name, features) in enumerate(encoded.items(), 1):
+        made = features()
+        try:
+            found[name] = probed(made, y, seed)
+        except TooFewError:  # a handful, or one class among those that labels are taken from
+            return {}
+        progress("try on labels", done, len(encoded))
     return found

@@ -1,10 +1,10 @@
-"""Where a new run may be written: nothing that is there is replaced."""
+"""Where a new run may be written: nothing that is there is replaced, and a run that is refused leaves nothing."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from weigher.errors import RequestError
@@ -20,7 +20,7 @@ _OF_A_RUN = (
 def check_place(out: Path, *, new: bool, beginning: Collection[str] = ()) -> None:
     """Raise RequestError for a folder that cannot be written to and, for a new run, one that holds a run or a model.
 
-    `beginning` names what a run of this kind leaves where it was refused or killed at once: nothing is lost with it.
+    `beginning` names what is known to be left there of a run that was killed at once: nothing is lost with it.
     """
     nearest = next(place for place in (out, *out.absolute().parents) if place.exists())
     if not nearest.is_dir():
@@ -35,9 +35,17 @@ def check_place(out: Path, *, new: bool, beginning: Collection[str] = ()) -> Non
         )
 
 
-def forget_beginning(out: Path, names: Iterable[str]) -> None:
-    """Remove what a run that was refused has left of its beginning, and its folder where that is empty then."""
-    for name in names:
-        (out / name).unlink(missing_ok=True)
-    with suppress(OSError):  # somebody's folder that was there before may hold something
-        out.rmdir()
+@contextmanager
+def nothing_left(out: Path, names: Collection[str], *, is_kept: Callable[[], bool]) -> Iterator[None]:
+    """Remove `names` of a new run that is refused, and the folders that were made for it, unless it `is_kept`."""
+    made = [place for place in (out, *out.parents) if not place.exists()]
+    try:
+        yield
+    except RequestError:
+        if not is_kept():
+            for name in names:
+                (out / name).unlink(missing_ok=True)
+            for place in made:
+                with suppress(OSError):  # something else was put there
+                    place.rmdir()
+        raise

@@ -13,7 +13,7 @@ import tyro
 
 from weigher.cli import console
 from weigher.cli.arguments import one_of, optional
-from weigher.cli.run_folder import check_place, forget_beginning
+from weigher.cli.run_folder import check_place, nothing_left
 from weigher.errors import RequestError
 
 if TYPE_CHECKING:
@@ -147,16 +147,20 @@ def _keeping(config: DiarizerConfig, options: Options, speaks: bool) -> Iterator
     if not speaks or settings == before:
         yield
         return
+    if before is None:
+        names, listen = (kept.name, LIST, START), options.out / "listen"
+        with nothing_left(options.out, names, is_kept=listen.exists):
+            with writing(kept, "w") as file:
+                file.write(settings)
+            yield
+        return
     with writing(kept, "w") as file:
         file.write(settings)
     try:
         yield
     except RequestError:
-        if before is not None:
-            with writing(kept, "w") as file:
-                file.write(before)
-        elif not (options.out / "listen").exists():
-            forget_beginning(options.out, (kept.name, LIST, START))
+        with writing(kept, "w") as file:
+            file.write(before)
         raise
 
 

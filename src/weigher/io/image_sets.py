@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import os
 import zipfile
+import zlib
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
+from reprlib import Repr
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _SHOWN = 3  # rows that an error names
+_BRIEF = Repr()
 
 
 def read_images(path: str | os.PathLike[str], most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -25,8 +28,9 @@ def read_images(path: str | os.PathLike[str], most: int | None = None) -> tuple[
     `.parquet` with the columns `image` (encoded bytes) and `label`; needs pyarrow and Pillow. `.npz` with `images`
     uint8 `[n, h, w]` or `[n, h, w, c]` and `labels`. All images of a file have one size.
 
-    Raises RequestError for a file that is missing, of another kind, or without these columns, for encoded images of
-    more than 8 bits, and for labels that are neither whole numbers of 64 bits nor words (rows named, from 0).
+    Raises RequestError for a file that is missing, of another kind, or without these columns, for encoded images that
+    are broken or of more than 8 bits, and for labels that are neither whole numbers of 64 bits nor words (rows named,
+    from 0).
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "digits.npz"
@@ -51,10 +55,9 @@ def read_images(path: str | os.PathLike[str], most: int | None = None) -> tuple[
 def read_drawings(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Return the drawings of a zip of folders ALPHABET/CHARACTER/*.png by "ALPHABET/CHARACTER": bool `[n, h, w]`, ink.
 
-    Raises RequestError for a file that is missing, no zip, without drawings, or with some of more than 8 bits.
+    Raises RequestError for a file that is missing, damaged, encrypted, no zip, without drawings, or with some that are
+    broken or of more than 8 bits.
     """
-    from PIL import Image
-
     source = Path(path)
     if not source.is_file():
         raise RequestError(f"the file of drawings {source} does not exist; check its name")
@@ -64,14 +67,14 @@ def read_drawings(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             for name in sorted(held.namelist()):
                 parts = PurePosixPath(name).parts
                 if len(parts) >= 3 and name.endswith(".png") and not parts[-1].startswith("."):
-                    opened = Image.open(io.BytesIO(held.read(name)))
-                    if is_deep(opened):
-                        raise _too_deep(f"{source}: {name}", opened)
-                    found["/".join(parts[-3:-1])].append(np.asarray(opened.convert("L")) < 128)
-    except (zipfile.BadZipFile, OSError) as error:
+                    ink = _decoded(held.read(name), "L", f"{source}: {name}") < 128
+                    found["/".join(parts[-3:-1])].append(ink)
+    except (zipfile.BadZipFile, OSError, zlib.error) as error:
         raise RequestError(f"{source} is damaged or no zip file ({error}); copy it anew") from error
+    except RuntimeError as error:  # how zipfile says that a password is needed
+        raise RequestError(f"{source} cannot be read ({error}); needed is a zip that is not encrypted") from error
     if not found:
-        raise RequestError(f"{source} holds no ALPHABET/CHARACTER/*.png")
+        raise RequestError(f"{source} holds no ALPHABET/CHARACTER/*.png; images of other folders are read unpacked")
     if len({drawing.shape for drawings in found.values() for drawing in drawings}) != 1:
         raise RequestError(f"{source} holds drawings of several sizes; needed are drawings, all of one size")
     return {name: np.stack(drawings) for name, drawings in found.items()}
@@ -87,9 +90,22 @@ def is_deep(image: Image.Image) -> bool:
     return image.mode.startswith("I") or image.mode == "F"
 
 
-def _too_deep(where: str, image: Image.Image) -> RequestError:
-    return RequestError(
-        f"{where} holds an image of mode {image.mode}, more than 8 bits a value; needed are 8: scale it to 0 ... 255, "
+def _decoded(content: Any, mode: str, where: str) -> np.ndarray:
+    """Return an encoded image of 8 bits as an array of a Pillow `mode`; RequestError that says where it stands."""
+    from PIL import Image, UnidentifiedImageError
+
+    if not isinstance(content, bytes):
+        raise RequestError(f"{where} holds {_BRIEF.repr(content)}; needed are the bytes of an encoded image")
+    try:
+        opened = Image.open(io.BytesIO(content))
+        if not is_deep(opened):
+            return np.asarray(opened.convert(mode))
+    except UnidentifiedImageError as error:  # its own text shows an object of Python
+        raise RequestError(f"{where} cannot be read as an image (of no known kind); mend it or leave it out") from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: a broken PNG
+        raise RequestError(f"{where} cannot be read as an image ({error}); mend it or leave it out") from error
+    raise RequestError(
+        f"{where} holds an image of mode {opened.mode}, more than 8 bits a value; needed are 8: scale it to 0 ... 255, "
         "or give all images as arrays in .npz"
     )
 
@@ -113,9 +129,9 @@ def _whole_or_words(labels: list[Any], source: Path) -> np.ndarray:
 
 def _parquet(source: Path, most: int | None) -> tuple[np.ndarray, np.ndarray]:
     try:
+        import PIL  # noqa: F401 (needed below)
         import pyarrow
         import pyarrow.parquet
-        from PIL import Image
     except ModuleNotFoundError as error:
         raise RequestError(f"{source} needs pyarrow and Pillow: pip install 'weigher[study]'") from error
     images, labels = [], []
@@ -128,11 +144,8 @@ def _parquet(source: Path, most: int | None) -> tuple[np.ndarray, np.ndarray]:
                 for image, label in zip(batch["image"].to_pylist(), batch["label"].to_pylist(), strict=True):
                     if len(images) == most:
                         break
-                    content = image["bytes"] if isinstance(image, dict) else image
-                    opened = Image.open(io.BytesIO(content))
-                    if is_deep(opened):
-                        raise _too_deep(f"{source}: row {len(images)}", opened)
-                    images.append(np.asarray(opened.convert("RGB")))
+                    content = image.get("bytes") if isinstance(image, dict) else image
+                    images.append(_decoded(content, "RGB", f"{source}: row {len(images)}"))
                     labels.append(label)
     except (pyarrow.ArrowException, OSError) as error:
         raise RequestError(f"{source} is damaged or no parquet file of images ({error}); copy it anew") from error

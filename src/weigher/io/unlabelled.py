@@ -15,7 +15,7 @@ from weigher.io.audio import LIBSNDFILE_SUFFIXES
 from weigher.io.features import load_arrays
 from weigher.io.image_sets import is_deep
 from weigher.io.labelled_data import read_labelled
-from weigher.io.walk import walk_files
+from weigher.io.walk import linked_folders, walk_files
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -42,26 +42,48 @@ def kind_of(path: str | os.PathLike[str]) -> Literal["images", "recordings"]:
     for one image alone.
 
     >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "digits.npz"
-    >>> np.savez(path, images=np.zeros((3, 8, 8)))
-    >>> kind_of(path), kind_of(path.parent)
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> np.savez(folder / "digits.npz", images=np.zeros((3, 8, 8)))
+    >>> (folder / "sub").mkdir()
+    >>> (folder / "sub" / "talk.wav").touch()
+    >>> kind_of(folder / "digits.npz"), kind_of(folder / "sub")
     ('images', 'recordings')
     """
     source = Path(path)
     if source.is_dir():
         held = holdings(source)
-        if held["audio"] or held["features (.npz)"]:
+        if held["audio"]:
+            return "recordings"
+        if held["features (.npz)"]:
+            _check_features(next(file for file in walk_files(source) if file.suffix.lower() == ".npz"))
             return "recordings"
         if held["images"]:
             return "images"
-        raise RequestError(f"{source} holds no audio, no features (.npz) and no images; give a folder of one of them")
+        links = f" (links to folders are not followed: {linked[0]})" if (linked := linked_folders(source)) else ""
+        raise RequestError(
+            f"{source} holds no audio, no features (.npz) and no images{links}; give a folder of one of them"
+        )
     if not source.exists():
         raise RequestError(f"{source} does not exist; give recordings (a folder, a list) or images")
     if source.suffix.lower() in IMAGE_SUFFIXES:
         raise RequestError(f"{source} is one image; at least two are compared, give a folder of images")
     if source.suffix.lower() == ".npz":
-        return "images" if load_arrays(source, (), optional=("images", "x")) else "recordings"
+        return "images" if _is_of_images(source) else "recordings"
     return "images" if source.suffix.lower() in (".parquet", ".zip") else "recordings"
+
+
+def _is_of_images(file: Path) -> bool:
+    return bool(load_arrays(file, (), optional=("images", "x")))
+
+
+def _check_features(file: Path) -> None:
+    """Raise RequestError where the `.npz` files of a folder are sets of images; what cannot be read is told later."""
+    try:
+        is_of_images = _is_of_images(file)
+    except RequestError:
+        return
+    if is_of_images:
+        raise RequestError(f"{file} is a set of images by itself; give this file, and not its folder")
 
 
 def holdings(folder: Path) -> Counter[str]:
@@ -103,6 +125,8 @@ def read_unlabelled_images(path: str | os.PathLike[str]) -> Images:
     or 32 bits in a folder, are taken as they are within 0 to 1, else scaled to it from the least to the greatest of
     all; `scale` says which.
 
+    Labels that are of no use, such as fractions, are left out.
+
     Raises RequestError for what is missing, damaged, no images, not finite, of several sizes, or in a folder of several
     types of numbers.
 
@@ -124,7 +148,10 @@ def read_unlabelled_images(path: str | os.PathLike[str]) -> Images:
             raise RequestError(f"{source} holds neither images nor x; one of them is needed")
         x, labels = held[inputs], None
         if answers in held:
-            labels = read_labelled(source).labels
+            try:
+                labels = read_labelled(source).labels
+            except RequestError as error:  # what is not learned from stops nothing
+                skipped = (f"labels: {error}",)
     else:
         data = read_labelled(source)
         x, labels = data.x, data.labels
@@ -198,9 +225,12 @@ def _size(image: np.ndarray) -> str:
 def _from_0_to_1(x: np.ndarray, source: Path) -> tuple[np.ndarray, tuple[float, float]]:
     if x.dtype == np.uint8:
         return x.astype(np.float32) / 255, (0.0, 255.0)
-    values = x.astype(np.float32)
+    with np.errstate(over="ignore"):
+        values = x.astype(np.float32)
     if not np.isfinite(values).all():
-        raise RequestError(f"{source}: the images hold NaN or infinity; write them again from their source")
+        raise RequestError(
+            f"{source}: the images hold NaN, infinity, or numbers beyond float32; write them again from their source"
+        )
     least, most = float(values.min()), float(values.max())
     if least >= 0 and most <= 1:
         return values, (0.0, 1.0)

@@ -28,5 +28,22 @@ def walk_files(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))
 
 
+def linked_folders(folder: Path) -> list[Path]:
+    """Return the links to folders that `walk_files` passes over, at any depth, in order; errors as there.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / "more").symlink_to(tempfile.gettempdir())
+    >>> [path.name for path in linked_folders(folder)]
+    ['more']
+    """
+    return sorted(
+        Path(place, name)
+        for place, below, _ in os.walk(folder, onerror=_unlisted)
+        for name in below
+        if not name.startswith(".") and os.path.islink(os.path.join(place, name))
+    )
+
+
 def _unlisted(error: OSError) -> None:
     raise RequestError(f"cannot list {error.filename}: {error.strerror}; make the folder readable, or leave it out")

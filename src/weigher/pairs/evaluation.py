@@ -32,6 +32,10 @@ _ROWS = 512  # images, or rows to find neighbours of, at a time
 _BEYOND = 2.0  # how far outside of 0 to 1 images may lie before it is said: those made to have a mean of 0 still do
 
 
+class TooFewError(RequestError):
+    """Too few rows or classes to take some away and ask about them."""
+
+
 @torch.no_grad()
 def encode(
     encoder: ImageEncoder, images: Float[Tensor, "n c h w"], *, embeddings: bool = False
@@ -70,7 +74,7 @@ def _check_images(images: Tensor, colours: int) -> None:
         warnings.warn(
             f"images from {least:g} to {most:g}; an encoder of `weigher pretrain` was taught on 0 to 1: scale them as "
             "its card says",
-            stacklevel=3,
+            stacklevel=4,  # beyond the decorator of `encode`
         )
 
 
@@ -208,7 +212,7 @@ def probed(
 ) -> dict[str, float]:
     """Return three accuracies on a fifth of the rows, by the labels of the others (per class: as many as there are).
 
-    Raises: RequestError where there are less than 10 rows, or no two classes among those that labels are taken from.
+    Raises: TooFewError where there are less than 10 rows, or no two classes among those that labels are taken from.
 
     >>> x, y = torch.eye(2).repeat(10, 1), torch.tensor([0, 1]).repeat(10)
     >>> probed(x, y, per_class=3)
@@ -219,7 +223,7 @@ def probed(
     train, test = order[len(order) // 5 :], order[: len(order) // 5]
     classes, counts = labels[train].unique(return_counts=True)
     if len(features) < 10 or len(classes) < 2:
-        raise RequestError(f"{len(features)} rows of {len(labels.unique())} classes: 10 rows and 2 classes are needed")
+        raise TooFewError(f"{len(features)} rows of {len(labels.unique())} classes: 10 rows and 2 classes are needed")
     x, y, asked, told = features[train], labels[train], features[test], labels[test]
     few, near = min(per_class, int(counts.min())), min(k, len(x))
     by_neighbours = nearest_labels(x, y, asked, k=near)

@@ -30,7 +30,7 @@ from torch.func import functional_call
 from weigher.errors import RequestError, WeigherError, check_ranges
 from weigher.pairs.checks import DeadRowsError
 from weigher.pairs.views import ViewConfig, random_views
-from weigher.train.distribution import rank, world_size
+from weigher.train.distribution import rank, tensors_in, to_device, world_size
 from weigher.train.loop import History, LoopConfig, fit
 
 if TYPE_CHECKING:
@@ -284,4 +284,20 @@ def pretrain_drawn(
 
     loop = config.loop_config(steps, validate_every=min(10 * per_epoch, 500))  # steps between two saved states
     model = _Pretrained(encoder, loss, with_target=config.target_momentum is not None)
-    return fit(model, step, batches, loop, run_dir=run_dir, resume=resume, device=device, progress=progress)
+    history = fit(model, step, batches, loop, run_dir=run_dir, resume=resume, device=device, progress=progress)
+    _check_taught(encoder, draw(np.arange(2), np.random.default_rng(config.seed)), config)
+    return history
+
+
+@torch.no_grad()
+def _check_taught(encoder: nn.Module, views: Sequence[tuple[Tensor, ...]], config: PretrainConfig) -> None:
+    """Raise WeigherError where the last step has broken the encoder, which no later one can find out."""
+    was_training, device = encoder.training, next(encoder.parameters()).device
+    encoder.eval()
+    made = [encoder(*to_device(view, device)) for view in views]
+    encoder.train(was_training)
+    if not all(tensor.isfinite().all() for _, tensor in tensors_in(made)):
+        raise WeigherError(
+            "training broke in its last step: the encoder makes NaN or infinity. Begin anew with a lower learning "
+            f"rate ({config.learning_rate:g} at most here)"
+        )

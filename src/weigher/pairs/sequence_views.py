@@ -172,8 +172,8 @@ def speech_views(
 
     Shapes: values `[b, t, f]`, lengths `[b]` -> `[b, u, f]` twice, and `[b]`. What is hidden becomes the mean of its
     band over the real frames of the view. No stretch of time that is hidden is longer than one of `instances` equal
-    parts of the recording: of short ones less is hidden. Raises: RequestError for another number of axes and lengths
-    out of range.
+    parts of the recording, and a frame is left: of short ones less is hidden. Raises: RequestError for another number
+    of axes and lengths out of range.
 
     >>> first, second, lengths = speech_views(torch.randn(2, 50, 8), None, SpeechViewConfig(), np.random.default_rng(0))
     >>> first.shape == second.shape, lengths.tolist()
@@ -218,7 +218,9 @@ def speech_view(
     hidden = _within(place, drawn[:, 4], drawn[:, 5], torch.full((b,), f).to(lengths), int(config.band_mask * f))[
         :, None
     ]
-    longest = (lengths // instances).clamp(max=config.time_mask_frames)
+    # all stretches together leave a frame, also of a recording that is shorter than they may be
+    longest = torch.minimum(lengths // instances, (lengths - 1) // max(config.time_masks, 1))
+    longest = longest.clamp(max=config.time_mask_frames)
     for k in range(6, drawn.shape[1], 2):
         hidden = hidden | _within(frame, drawn[:, k], drawn[:, k + 1], lengths, longest)[..., None]
     return torch.where(hidden & real, mean, view)

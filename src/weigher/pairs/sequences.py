@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from weigher.core.pooling import mean_pool
 from weigher.core.weights import length_mask
 from weigher.errors import RequestError, check_ranges
+from weigher.pairs.checks import check_positive
 from weigher.pairs.methods import LossConfig, Method, pair_loss
 from weigher.pairs.pretraining import PretrainConfig, Progress, pretrain_drawn
 from weigher.pairs.seqclr import SeqCLRConfig, SeqCLRLoss
@@ -74,7 +75,10 @@ class SequenceConfig:
                 "embedding": (self.embedding >= 1, "1 or more"),
             },
         )
-        self.losses.check_queue(self.method)
+        try:
+            self.losses.check_queue(self.method)
+        except RequestError as error:
+            raise RequestError(f"losses.{error}") from error
 
     def least_frames(self, hop_seconds: float, stride: int) -> tuple[int, str]:
         """Return how many frames a sequence needs, and why: a quarter of a crop, room for all windows at any speed.
@@ -181,17 +185,24 @@ def pretrain_sequences(
     `weigher.pairs.pretraining.pretrain_drawn` and the loss raise.
     """
     config, loop = config or SequenceConfig(), loop or PretrainConfig()
-    if len({one.shape[1:] for one in sequences}) != 1 or not all(map(len, sequences)):
+    check_positive(hop_seconds=hop_seconds)
+    widths = {one.shape[1:] for one in sequences}
+    if len(widths) != 1 or len(next(iter(widths))) != 1 or not all(map(len, sequences)):
         shapes = sorted({one.shape for one in sequences})[:3]
         raise RequestError(f"{len(sequences)} sequences of shapes such as {shapes}: needed are frames of one width")
     frames = round(config.crop_seconds / hop_seconds)
     if frames < 1:
         raise RequestError(
-            f"crop_seconds = {config.crop_seconds} is less than one frame of {hop_seconds:g} s; take crops of some "
-            "tenths of a second at least"
+            f"crop_seconds = {config.crop_seconds} is less than one frame of {hop_seconds:g} s; take crops of many "
+            "frames"
         )
     crops = Crops(sequences, min(frames, max(map(len, sequences))))
-    apart = round(config.apart_seconds / hop_seconds)
+    apart = min(round(config.apart_seconds / hop_seconds), max(map(len, sequences)))
+    if len(crops) < 2:
+        raise RequestError(
+            f"{len(sequences)} sequence gives one crop of {config.crop_seconds:g} s; at least two are compared, give "
+            "more or longer ones"
+        )
     aligned = config.method == "seqclr"
     with torch.random.fork_rng():
         torch.manual_seed(loop.seed)

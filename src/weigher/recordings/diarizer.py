@@ -24,6 +24,7 @@ from weigher.recordings.archive import Archive, check_archive
 from weigher.recordings.cast_margins import block_frames
 from weigher.recordings.configs import from_plain, to_plain
 from weigher.recordings.decode import DecodeConfig, decode_slots
+from weigher.recordings.features import compact
 from weigher.recordings.learn import LearnConfig, Progress, learn
 from weigher.recordings.link import MOST_PEOPLE, Linker
 from weigher.recordings.model import LabelHead, ModelConfig, RecordingModel
@@ -205,7 +206,10 @@ class Diarizer:
                 raise RequestError(f"{path} is too short to learn from; it needs 25 ms or more")
             if front.kind == "features" and model.mix == "log-power":
                 check_nats(heard, path)
-            values[path] = heard.astype(np.float32 if front.kind == "wavlm" else np.float16)
+            if front.kind == "features":
+                values[path] = compact(heard)  # log-mel energies are at home in float16, others may not be
+            else:
+                values[path] = heard.astype(np.float32 if front.kind == "wavlm" else np.float16)
 
         manifest = check_readable(manifest, read, skip_bad=skip_bad, progress=progress)
         self.skipped_ = tuple(f"line {skipped.line}: {skipped.reason}" for skipped in manifest.skipped)

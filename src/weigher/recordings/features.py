@@ -25,6 +25,7 @@ HOP_SAMPLES = 160
 FFT_SAMPLES = 512
 """Length of the Fourier transform; the window is followed by zeros."""
 
+_LOST = 0.01  # of a feature's spread, that rounding may take
 _FRAMES_AT_ONCE = 1 << 14  # over the batch; about 70 MB beside input and output, however long the recording
 
 
@@ -148,6 +149,23 @@ def log_mel(
         energy = spectrum.real.square() + spectrum.imag.square()
         pieces.append((energy @ filters).clamp(min=floor).log())
     return torch.cat(pieces, dim=1)
+
+
+def compact(values: np.ndarray) -> np.ndarray:
+    """Return features float32 `[t, f]` as float16, or as they are where that would lose what they say.
+
+    That is where rounding is more than a hundredth of the spread of one of them, or a value beyond float16.
+
+    >>> rows = np.linspace(0, 1, 10, dtype=np.float32)[:, None]
+    >>> compact(rows).dtype, compact(2000 + rows).dtype, compact(1e6 * rows).dtype
+    (dtype('float16'), dtype('float32'), dtype('float32'))
+    """
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    lost = np.sqrt(np.square(half.astype(np.float32) - values, dtype=np.float64).mean(0))
+    is_constant = values.max(0) == values.min(0)
+    fits = np.isfinite(half).all(0) & (is_constant | (lost <= _LOST * values.std(0, dtype=np.float64)))
+    return half if fits.all() else values.astype(np.float32, copy=False)
 
 
 def remove_mean(features: Tensor, mask: Tensor, mean: Tensor | None = None) -> Tensor:

@@ -79,7 +79,7 @@ def encoder_folder(path: Path) -> Path | None:
 
     Raises RequestError for such a run that is not finished.
     """
-    if (path / "encoder").is_dir():
+    if (path / "encoder" / WEIGHTS).is_file():  # the weights are written last; an empty folder is no encoder yet
         path = path / "encoder"
     elif (path / "last.safetensors").is_file() and not (path / WEIGHTS).is_file():
         raise RequestError(f"the run {path} is not finished: it holds no encoder; go on with it (--resume) before")

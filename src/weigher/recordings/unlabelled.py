@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,13 +18,13 @@ from weigher.io.features import load_arrays, read_features
 from weigher.io.manifest import read_manifest
 from weigher.io.unlabelled import holdings
 from weigher.io.voices import read_voices
+from weigher.io.walk import linked_folders
 from weigher.recordings.archive_files import find_recordings
-from weigher.recordings.features import HOP_SAMPLES, LogMel, LogMelConfig
+from weigher.recordings.features import HOP_SAMPLES, LogMel, LogMelConfig, compact
 from weigher.recordings.model import FrontConfig
 
 Progress = Callable[[str, int, int], None]
 _HOP_SECONDS = HOP_SAMPLES / SAMPLE_RATE  # of log-mel energies
-_MOST = float(np.finfo(np.float16).max)
 _SHOWN = 5  # reasons in one message
 
 
@@ -33,7 +33,7 @@ class Unlabelled:
     """Recordings in memory."""
 
     values: list[np.ndarray]
-    """float16 [t, f] each."""
+    """[t, f] each: float16, or float32 where `weigher.recordings.features.compact` leaves it."""
     front: FrontConfig
     """What the values are: log-mel energies, or features of this size and hop."""
     skipped: tuple[str, ...]
@@ -68,67 +68,65 @@ def read_unlabelled(
     skipped: list[str] = []
     found = list(_found(place, mels, skipped))
     read: list[_Read] = []
+    counted: Counter[_Kind] = Counter()
     for done, (name, who, load) in enumerate(found, 1):
         try:
-            values, hop_seconds = load()
-            with np.errstate(over="ignore"):
-                values = values.astype(np.float16)
-            if not np.isfinite(values).all():
-                raise RequestError(f"{name} holds values beyond +-{_MOST:g}, the most of float16: scale the features")
-            read.append(_Read(name, who, values, (values.shape[1], hop_seconds) if hop_seconds else None))
+            one = _Read(name, who, *load())
+            counted[one.kind] += 1
+            one.check(least)
+            read.append(one)
         except RequestError as error:
             skipped.append(str(error))
         if progress is not None:
             progress("read", done, len(found))
-    kind = _kind_of_most(read, place)
-    fit = []
-    for one in read:
-        reason = one.unfit(kind, least)
-        if reason is None:
-            fit.append(one)
-        else:
-            skipped.append(f"{one.name} {reason}")
-    if not fit:
+    kind = _kind_of_most(counted, place)
+    others = [one for one in read if one.kind != kind]
+    skipped += [f"{one.name} holds {_words(one.kind)}, and most hold {_words(kind)}" for one in others]
+    read = [one for one in read if one.kind == kind]
+    if not read:
         more = f"\n  and {len(skipped) - _SHOWN} more" if len(skipped) > _SHOWN else ""
         raise RequestError(f"no recording of {place} can be used:\n  " + "\n  ".join(skipped[:_SHOWN]) + more)
     front = FrontConfig(mels=mels)
     if kind is not None:
-        front = replace(front, kind="features", features=kind[0], hop_seconds=kind[1])
-    return Unlabelled([one.values for one in fit], front, tuple(skipped), tuple(one.who for one in fit))
+        front = replace(front, kind="features", features=kind[0], hop_seconds=read[0].hop_seconds)
+    return Unlabelled([one.values for one in read], front, tuple(skipped), tuple(one.who for one in read))
 
 
-@dataclass(frozen=True, eq=False)
+_Kind = tuple[int, float] | None  # width and hop in seconds of features; None: log-mel energies
+
+
 class _Read:
-    name: str
-    who: str | None
-    values: np.ndarray
-    kind: tuple[int, float] | None
-    """Width and hop in seconds of features; None: log-mel energies."""
+    def __init__(self, name: str, who: str | None, values: np.ndarray, hop_seconds: float):
+        self.name, self.who, self.hop_seconds = name, who, hop_seconds
+        self.values = compact(values) if hop_seconds else values.astype(np.float16)
+        # hops are told apart as models do: a file may hold 0.02 in single precision
+        self.kind: _Kind = (values.shape[1], float(f"{hop_seconds:.3g}")) if hop_seconds else None
 
-    def unfit(self, kind: tuple[int, float] | None, least: Callable[[float], tuple[int, str]]) -> str | None:
-        """Say why nothing can be learned from it beside others of this kind; None where it can."""
-        if self.kind != kind:
-            return f"holds {_words(self.kind)}, and most hold {_words(kind)}; give recordings computed alike"
-        needed, why = least(_HOP_SECONDS if kind is None else kind[1])
+    def check(self, least: Callable[[float], tuple[int, str]]) -> None:
+        """Raise RequestError where there is nothing to learn from."""
+        needed, why = least(self.hop_seconds or _HOP_SECONDS)
         if len(self.values) < needed:
-            return f"is too short to learn from: {len(self.values)} frames, needed are {needed}: {why}"
+            raise RequestError(
+                f"{self.name} is too short to learn from: {len(self.values)} frames, needed are {needed}: {why}"
+            )
         if len(self.values) > 1 and (self.values == self.values[0]).all():
-            return "is the same from its first frame to its last (silence?): there is nothing to learn"
-        return None
+            raise RequestError(
+                f"{self.name} is the same from its first frame to its last (silence?): there is nothing to learn"
+            )
 
 
-def _kind_of_most(read: Sequence[_Read], place: Path) -> tuple[int, float] | None:
-    counted = Counter(one.kind for one in read).most_common(2)
-    if len(counted) > 1 and counted[0][1] == counted[1][1]:
-        (first, count), (second, _) = counted
+def _kind_of_most(counted: Counter[_Kind], place: Path) -> _Kind:
+    most = counted.most_common(2)
+    if len(most) > 1 and most[0][1] == most[1][1]:
+        (first, count), (second, _) = most
         raise RequestError(
             f"as many recordings of {place} hold {_words(first)} as {_words(second)} ({count}): give recordings "
             "computed alike"
         )
-    return counted[0][0] if counted else None
+    return most[0][0] if most else None
 
 
-def _words(kind: tuple[int, float] | None) -> str:
+def _words(kind: _Kind) -> str:
     return "audio" if kind is None else f"{kind[0]} features every {kind[1]:g} s"
 
 
@@ -154,7 +152,8 @@ def _found(place: Path, mels: int, skipped: list[str]) -> Iterator[tuple[str, st
         paths = [source.path for source in find_recordings([place], suffixes)]
         for other in sorted(held.keys() - {kind}):
             files = "1 file" if held[other] == 1 else f"{held[other]} files"
-            skipped.append(f"{files} of {place} that by the ending hold {other}: it is read as one of {kind}")
+            skipped.append(f"{files} of {place} that by the ending hold {other}: with {kind} in it, these are read")
+        skipped += [f"{link}, a link to a folder; give what it leads to" for link in linked_folders(place)]
     elif suffix == ".npz" or suffix in LIBSNDFILE_SUFFIXES:
         paths = [place]
     else:
@@ -181,4 +180,7 @@ def _features(path: Path) -> Loaded:
 
 @torch.inference_mode()
 def _audio(log_mel: LogMel, path: Path) -> Loaded:
-    return log_mel(torch.from_numpy(read_audio(path))[None])[0][0].numpy(), 0.0
+    energies = log_mel(torch.from_numpy(read_audio(path))[None])[0][0].numpy()
+    if not np.isfinite(energies).all():
+        raise RequestError(f"{path} is too loud for its energies to be computed; scale it into -1 ... 1")
+    return energies, 0.0

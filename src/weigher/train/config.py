@@ -63,7 +63,7 @@ class LoopConfig:
                 "validate_every": (self.validate_every >= 1, "1 or more"),
                 "patience": (self.patience is None or self.patience >= 1, "1 or more, or none"),
                 "precision": (self.precision in ("auto", "float32", "bfloat16"), "auto, float32 or bfloat16"),
-                "seed": (self.seed >= 0, "0 or more"),
+                "seed": (0 <= self.seed < 2**63, "a whole number from 0 to below 2^63"),
                 "time_limit_seconds": (limit is None or limit > 0, "a number above 0, or none"),
             },
         )
