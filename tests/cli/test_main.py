@@ -78,8 +78,8 @@ def test_no_verb_is_a_wrong_request(capsys):
     [
         (["cast.csv", "--out", ""], "--out"),
         (["cast.csv", "--out="], "--out"),
-        (["cast.csv", "--from", "", "--quiet"], "--from"),
-        (["", "--out", "run"], "an argument"),
+        (["cast.csv", "--out", "run", "--from", "", "--quiet"], "--from"),
+        (["", "--out", "run"], "CAST"),
     ],
 )
 def test_an_empty_argument_is_a_wrong_request(given, what, capsys):

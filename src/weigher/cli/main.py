@@ -5,6 +5,9 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
 
 from weigher import __version__
 from weigher.errors import RequestError, WeigherError
@@ -115,7 +118,6 @@ def _run(verb: str, rest: list[str]) -> int:
 def _run_verb(verb: str, rest: list[str]) -> int:
     import tyro
 
-    _check_given(rest)
     module = importlib.import_module(f"weigher.cli.{verb}")
     run: Callable[[object], int] = module.run
     try:
@@ -128,15 +130,23 @@ def _run_verb(verb: str, rest: list[str]) -> int:
         )
     except SystemExit as exit_:  # tyro has already printed the help, or what is wrong with the request
         return exit_.code if isinstance(exit_.code, int) else BAD_REQUEST
+    _check_paths(options, rest)
     return run(options)
 
 
-def _check_given(rest: list[str]) -> None:
-    """Raise RequestError for an empty argument: as a path it would be the folder we are in."""
-    for before, given in zip(["", *rest], rest, strict=False):
-        if not given or (given.startswith("--") and given.endswith("=")):
-            option = given.rstrip("=") or (before if before.startswith("--") else "an argument")
-            raise RequestError(f"{option} is given nothing; is a variable of the shell empty?")
+def _check_paths(options: Any, given: list[str]) -> None:
+    """Raise RequestError for a path that is given as an empty text: it would be the folder we are in."""
+    pairs = zip(["", *given], given, strict=False)
+    empty = [now.removesuffix("=") or before for before, now in pairs if _is_empty(now)]
+    for part in fields(options) if empty else ():
+        value = getattr(options, part.name)
+        if Path() in (value if isinstance(value, tuple) else (value,)):
+            name = next((option for option in empty if option.startswith("--")), part.name.upper())
+            raise RequestError(f"{name} is given nothing; is a variable of the shell empty?")
+
+
+def _is_empty(argument: str) -> bool:
+    return not argument or (argument.startswith("--") and argument.endswith("="))
 
 
 def _unknown(verb: str) -> str:
