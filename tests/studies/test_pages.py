@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from weigher.cli.main import main
-from weigher.studies.harness import Result, Row, Study, Verdict, find_studies, kept_results, stored_result
+from weigher.studies.harness import Result, Row, Study, Verdict, find_studies, judge, kept_results, stored_result
 from weigher.studies.pages import papers_page, results_page
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -49,6 +49,13 @@ def test_the_documentation_says_what_the_kept_results_say(name, make):
     pictures = [study.name for study, _ in kept if (kept_results() / f"{study.name}.png").is_file()]
     made = make(kept, pictures) if make is results_page else make(kept)
     assert (DOCS / name).read_text(encoding="utf-8") == made, "run `weigher study --pages docs`"
+
+
+@pytest.mark.parametrize("name", [name for name in find_studies() if stored_result(name) is not None])
+def test_kept_verdicts_are_those_of_todays_rules_on_the_kept_rows(name):
+    kept = stored_result(name)
+    assert kept is not None
+    assert list(kept.claims) == [judge(claim, kept.rows) for claim in find_studies()[name].claims]
 
 
 def test_the_command_writes_both_pages(tmp_path, capsys):
