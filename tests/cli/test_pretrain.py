@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from interrupting import cut_by
 from launching import torchrun
 from weigher.cli.main import main
+from weigher.cli.run_folder import alone_in
 from weigher.errors import RequestError
 from weigher.io.features import Features, write_features
 from weigher.io.manifest import write_cast_csv
@@ -468,18 +469,23 @@ def test_a_run_that_begins_while_the_data_are_read_stays_as_it_is(world, run, tm
     assert {name: (other / name).read_bytes() for name in names} == {name: (run / name).read_bytes() for name in names}
 
 
-def test_a_folder_is_claimed_once(world, tmp_path, monkeypatch, capsys):
-    """Another run that begins after the last look at the folder is found out, and nothing of it is removed."""
-    other = tmp_path / "run"
-
-    def look(out, **given):
-        other.mkdir(exist_ok=True)
-        (other / "data.json").write_text("theirs")
-
-    monkeypatch.setattr("weigher.cli.pretrain_runs.check_place", look)
-    assert pretrain(world / "audio", other, "--config", world / "small.json") == 2
-    assert "another run has begun in" in capsys.readouterr().err
-    assert {path.name: path.read_text() for path in other.iterdir()} == {"data.json": "theirs"}
+@pytest.mark.skipif(sys.platform == "win32", reason="a folder cannot be locked")
+def test_two_runs_do_not_share_a_folder(world, run, tmp_path, capsys):
+    """Not one that has only begun, not one that goes on: what is there stays as it is."""
+    for place in (tmp_path / "new", tmp_path / "run"):
+        if place.name == "run":
+            shutil.copytree(run, place)
+        with alone_in(place):
+            before = {path.name: path.read_bytes() for path in place.iterdir() if path.is_file()}
+            more = ("--resume",) if before else ("--config", world / "small.json")
+            assert pretrain(world / "audio", place, *more) == 2
+            assert "another run is going on in" in capsys.readouterr().err
+            assert {path.name: path.read_bytes() for path in place.iterdir() if path.is_file()} == before
+    with alone_in(tmp_path / "trained"):
+        capsys.readouterr()
+        assert train(world, tmp_path / "trained") == 2
+        assert "another run is going on in" in capsys.readouterr().err
+    assert list((tmp_path / "trained").iterdir()) == []
 
 
 def test_what_was_learned_stays_where_a_later_step_is_refused(world, tmp_path, monkeypatch):

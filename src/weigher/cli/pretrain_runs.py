@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from weigher.cli import console
-from weigher.cli.run_folder import check_place, nothing_left
+from weigher.cli.run_folder import alone_in, check_place, nothing_left
 from weigher.errors import RequestError, check_ranges
 from weigher.io.atomic import writing
 from weigher.io.folders import WEIGHTS, read_json
@@ -204,38 +204,32 @@ def _beginning(place: Place, settings: RecordingSettings | ImageSettings, held: 
 
     A resumed run must have the same data, and the settings that it began with.
     """
-    if place.resume:
-        _check_goes_on(place, held)
+    if rank() > 0:
+        if place.resume:
+            _check_goes_on(place, held)
         yield
         return
-    if rank() > 0:
-        yield
+    if place.resume:
+        with alone_in(place.out):
+            _check_goes_on(place, held)
+            yield
         return
     is_ours = False
 
     def is_kept() -> bool:
         return not is_ours or _has_learned(place.out)
 
-    with nothing_left(place.out, (CONFIG, DATA, METRICS, LAST), is_kept=is_kept):
+    with nothing_left(place.out, (CONFIG, DATA, METRICS, LAST), is_kept=is_kept), alone_in(place.out):
         check_place(place.out, new=True, beginning=left_by_kill(place.out))  # once more: reading may have taken hours
+        is_ours = True
         for name in left_by_kill(place.out):
             (place.out / name).unlink(missing_ok=True)
         text = json.dumps(to_plain(settings), indent=2)
-        _claim(place.out / DATA, json.dumps({**held, _SETTINGS: _name(text.encode())}, indent=2))
-        is_ours = True
-        with writing(place.out / CONFIG, "w") as file:
-            file.write(text)
+        data = json.dumps({**held, _SETTINGS: _name(text.encode())}, indent=2)
+        for name, content in ((DATA, data), (CONFIG, text)):  # the first tells what is left by a kill between the two
+            with writing(place.out / name, "w") as file:
+                file.write(content)
         yield
-
-
-def _claim(path: Path, text: str) -> None:
-    """Write a file that marks a folder as that of this run; RequestError where another run was quicker."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError as error:
-        raise RequestError(f"another run has begun in {path.parent} meanwhile; give another folder") from error
 
 
 def _has_learned(out: Path) -> bool:

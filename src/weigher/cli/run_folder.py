@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -49,3 +50,30 @@ def nothing_left(out: Path, names: Collection[str], *, is_kept: Callable[[], boo
                 with suppress(OSError):  # something else was put there
                     place.rmdir()
         raise
+
+
+@contextmanager
+def alone_in(out: Path) -> Iterator[None]:
+    """Hold a folder, made where it is missing, for one run; RequestError where another run is going on in it.
+
+    The system lets go of it with the process, however that ends.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    if sys.platform == "win32":  # a folder cannot be locked there
+        yield
+        return
+    import fcntl
+
+    descriptor = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RequestError(
+                f"another run is going on in {out}; wait for it to end, or give another folder"
+            ) from error
+        except OSError:  # some network disks have no such locks
+            pass
+        yield
+    finally:
+        os.close(descriptor)

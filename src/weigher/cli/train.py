@@ -13,7 +13,7 @@ import tyro
 
 from weigher.cli import console
 from weigher.cli.arguments import one_of, optional
-from weigher.cli.run_folder import check_place, nothing_left
+from weigher.cli.run_folder import alone_in, check_place, nothing_left
 from weigher.errors import RequestError
 
 if TYPE_CHECKING:
@@ -141,27 +141,33 @@ def _keeping(config: DiarizerConfig, options: Options, speaks: bool) -> Iterator
     from weigher.recordings.configs import to_plain
     from weigher.recordings.training_list import LIST
 
-    kept = options.out / "config.json"
-    before = kept.read_text(encoding="utf-8") if options.resume and speaks else None
-    settings = json_format.dumps(to_plain(config), indent=2)
-    if not speaks or settings == before:
+    if not speaks:
         yield
         return
-    if before is None:
+    kept, settings = options.out / "config.json", json_format.dumps(to_plain(config), indent=2)
+    if not options.resume:
         names, listen = (kept.name, LIST, START), options.out / "listen"
-        with nothing_left(options.out, names, is_kept=listen.exists):
+        is_ours = False
+        with nothing_left(options.out, names, is_kept=lambda: not is_ours or listen.exists()), alone_in(options.out):
+            check_place(options.out, new=True)  # once more: another run may have begun meanwhile
+            is_ours = True
             with writing(kept, "w") as file:
                 file.write(settings)
             yield
         return
-    with writing(kept, "w") as file:
-        file.write(settings)
-    try:
-        yield
-    except RequestError:
+    before = kept.read_text(encoding="utf-8")
+    with alone_in(options.out):
+        if settings == before:
+            yield
+            return
         with writing(kept, "w") as file:
-            file.write(before)
-        raise
+            file.write(settings)
+        try:
+            yield
+        except RequestError:
+            with writing(kept, "w") as file:
+                file.write(before)
+            raise
 
 
 def _start(options: Options) -> Start | None:
