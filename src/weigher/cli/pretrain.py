@@ -52,7 +52,8 @@ class Options:
 
 def run(options: Options) -> int:
     """Teach and save; RequestError for data that cannot be used."""
-    from weigher.cli.pretrain_runs import ImageSettings, Place, RecordingSettings, images_run, recordings_run
+    from weigher.cli.pretrain_place import Place
+    from weigher.cli.pretrain_runs import ImageSettings, RecordingSettings, images_run, recordings_run
     from weigher.io.unlabelled import kind_of
     from weigher.train.distribution import rank
 
@@ -81,7 +82,7 @@ def run(options: Options) -> int:
 
 
 def _check(options: Options) -> None:
-    from weigher.cli.pretrain_runs import LAST, left_by_kill
+    from weigher.cli.pretrain_place import LAST, left_by_kill
 
     check_place(options.out, new=not options.resume, beginning=left_by_kill(options.out))
     if not options.resume:
@@ -95,7 +96,7 @@ def _check(options: Options) -> None:
 
 def _resolved(options: Options, settings: RecordingSettings | ImageSettings) -> RecordingSettings | ImageSettings:
     """Lay the file and the options over the defaults; a resumed run keeps its own settings."""
-    from weigher.cli.pretrain_runs import CONFIG
+    from weigher.cli.pretrain_place import CONFIG
     from weigher.recordings.configs import read_config
 
     if options.resume:
@@ -111,7 +112,7 @@ def _resolved(options: Options, settings: RecordingSettings | ImageSettings) -> 
 
 def _check_kind(options: Options, kind: str) -> None:
     """Raise RequestError where a run is resumed with images that began with recordings, or the other way round."""
-    from weigher.cli.pretrain_runs import DATA
+    from weigher.cli.pretrain_place import DATA
     from weigher.io.folders import read_json
 
     held = read_json(options.out / DATA)

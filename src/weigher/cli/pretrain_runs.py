@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +15,9 @@ import torch
 from torch import Tensor
 
 from weigher.cli import console
-from weigher.cli.run_folder import alone_in, check_place, nothing_left
+from weigher.cli.pretrain_place import Place, Progress, beginning
 from weigher.errors import RequestError, check_ranges
-from weigher.io.atomic import writing
-from weigher.io.folders import WEIGHTS, read_json
+from weigher.io.folders import WEIGHTS
 from weigher.io.unlabelled import Images, read_unlabelled_images
 from weigher.pairs.crops import CropConfig, multi_crop
 from weigher.pairs.evaluation import TooFewError, encode, probed
@@ -30,18 +26,13 @@ from weigher.pairs.pretrained import save_image_encoder
 from weigher.pairs.pretraining import ImageEncoder, ImageEncoderConfig, PretrainConfig, pretrain
 from weigher.pairs.sequences import SequenceConfig, encode_sequences, pretrain_sequences
 from weigher.pairs.views import ViewConfig
-from weigher.recordings.configs import to_plain
 from weigher.recordings.encoder import EncoderConfig, FrameEncoder
 from weigher.recordings.pretrained_encoder import Hearing, save_encoder
 from weigher.recordings.unlabelled import Unlabelled, read_unlabelled
 from weigher.train.distribution import rank
 from weigher.train.loop import History
 from weigher.train.provenance import commit, versions
-from weigher.train.state import load_tensors
 
-Progress = Callable[[str, int, int], None]
-CONFIG, DATA, METRICS, LAST = "config.json", "data.json", "metrics.jsonl", "last.safetensors"
-_SETTINGS = "settings"  # in DATA: the name of what CONFIG held at the beginning
 _MELS = 40
 _PROBED, _HEARD = 10_000, 2_000  # images, recordings; more labels tell no more
 _EACH = 5  # recordings of a person, or images of a label, from which a probe is asked about them
@@ -96,17 +87,6 @@ class ImageSettings:
         return multi_crop(CropConfig(2, size), small, changes=self.loop.views)
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a run is kept, and how it goes."""
-
-    data: Path
-    out: Path
-    resume: bool
-    device: str
-    progress: Progress
-
-
 def recordings_run(settings: RecordingSettings, place: Place) -> dict[str, Any]:
     """Teach a frame encoder and keep it; returns what is told of it. Raises as `read_unlabelled` and `fit`."""
     stride = 1 if settings.encoder.kind == "linear" else settings.encoder.stride
@@ -127,7 +107,7 @@ def recordings_run(settings: RecordingSettings, place: Place) -> dict[str, Any]:
     encoder = FrameEncoder(heard.values[0].shape[1], settings.encoder)
     hearing = Hearing(encoder, additive=heard.front.additive)
     start = deepcopy(hearing)
-    with _beginning(place, settings, held):
+    with beginning(place, settings, held):
         history = pretrain_sequences(
             hearing,
             settings.encoder.embedding,
@@ -174,7 +154,7 @@ def images_run(settings: ImageSettings, place: Place) -> dict[str, Any]:
     with_target = settings.loop.target_momentum is not None
     loss = pair_loss(settings.method, settings.losses, settings.encoder.embedding, with_target=with_target)
     held = {"images": len(x), "shape": list(x.shape[1:]), "values": _digest([images.values])}
-    with _beginning(place, settings, held):
+    with beginning(place, settings, held):
         history = pretrain(
             encoder,
             loss,
@@ -196,71 +176,6 @@ def images_run(settings: ImageSettings, place: Place) -> dict[str, Any]:
         partial(save_image_encoder, place.out / "encoder", encoder),
         lambda: _tried(images, {"random start": start, "pre-trained": encoder}, settings.loop.seed, place.progress),
     )
-
-
-@contextmanager
-def _beginning(place: Place, settings: RecordingSettings | ImageSettings, held: dict[str, Any]) -> Iterator[None]:
-    """Keep settings and what the data are beside the run, unless it is refused before it has learned anything.
-
-    A resumed run must have the same data, and the settings that it began with.
-    """
-    if rank() > 0:
-        if place.resume:
-            _check_goes_on(place, held)
-        yield
-        return
-    if place.resume:
-        with alone_in(place.out):
-            _check_goes_on(place, held)
-            yield
-        return
-    is_ours = False
-
-    def is_kept() -> bool:
-        return not is_ours or _has_learned(place.out)
-
-    with nothing_left(place.out, (CONFIG, DATA, METRICS, LAST), is_kept=is_kept), alone_in(place.out):
-        check_place(place.out, new=True, beginning=left_by_kill(place.out))  # once more: reading may have taken hours
-        is_ours = True
-        for name in left_by_kill(place.out):
-            (place.out / name).unlink(missing_ok=True)
-        text = json.dumps(to_plain(settings), indent=2)
-        data = json.dumps({**held, _SETTINGS: _name(text.encode())}, indent=2)
-        for name, content in ((DATA, data), (CONFIG, text)):  # the first tells what is left by a kill between the two
-            with writing(place.out / name, "w") as file:
-                file.write(content)
-        yield
-
-
-def _has_learned(out: Path) -> bool:
-    metrics = out / METRICS
-    return metrics.is_file() and metrics.stat().st_size > 0
-
-
-def _check_goes_on(place: Place, held: dict[str, Any]) -> None:
-    before = read_json(place.out / DATA)
-    settings = before.pop(_SETTINGS, None) if isinstance(before, dict) else None
-    if before != held:
-        raise RequestError(
-            f"{place.out} began with {_words(before)}, and {place.data} holds {_words(held)}: give the data it "
-            "began with, or begin a run in another folder (versions may differ in what they leave out, such as silence)"
-        )
-    if settings is not None and settings != _name((place.out / CONFIG).read_bytes()):
-        raise RequestError(
-            f"{place.out / CONFIG} was changed since the run began, which goes on with what it began with: put it "
-            "back, or begin a run in another folder"
-        )
-
-
-def left_by_kill(out: Path) -> tuple[str, ...]:
-    """Return the names of what a run leaves that is killed before its first step; none where it is somebody else's."""
-    try:
-        held = read_json(out / DATA)
-        steps = load_tensors(out / LAST)[1]["position"]["step"] if (out / LAST).exists() else 0
-    except (RequestError, KeyError):
-        return ()
-    is_of_a_run = isinstance(held, dict) and "values" in held and {"images", "recordings"} & held.keys()
-    return (CONFIG, DATA, METRICS, LAST) if is_of_a_run and not steps and not _has_learned(out) else ()
 
 
 def _kept(
@@ -290,11 +205,6 @@ def _warn(text: str) -> None:
         console.message(f"warning: {text}")
 
 
-def _name(content: bytes) -> str:
-    """Return a short name of what a file holds."""
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
 def _digest(arrays: Sequence[np.ndarray]) -> str:
     """Return a short name of what arrays hold, each a part of its own."""
     found = hashlib.sha256()
@@ -303,10 +213,6 @@ def _digest(arrays: Sequence[np.ndarray]) -> str:
         for start in range(0, len(array), _ROWS):
             found.update(np.ascontiguousarray(array[start : start + _ROWS]).data)
     return found.hexdigest()[:16]
-
-
-def _words(held: Any) -> str:
-    return ", ".join(f"{name} {value}" for name, value in held.items()) if isinstance(held, dict) else "damage"
 
 
 def _told(
