@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from weigher.errors import RequestError
-from weigher.recordings.silence import quiet_frames, silence_power
+from weigher.recordings.silence import check_nats, quiet_frames, silence_power
 
 BANDS = 12
 
@@ -57,6 +57,16 @@ def test_what_never_changes_is_not_quiet_and_nothing_is_nothing():
 def test_features_without_level_are_refused():
     with pytest.raises(RequestError, match="have none"):
         quiet_frames(np.zeros((10, 2)), 4, 0.04, "replace")
+
+
+@pytest.mark.parametrize(("least", "most", "fits"), [(-60, 15, True), (-60, 25, False), (1999, 2001, False)])
+def test_what_no_power_can_be_taken_of_is_refused(least, most, fits):
+    values = np.linspace(least, most, 10, dtype=np.float32)[:, None]
+    if fits:
+        check_nats(values, "a.npz")
+        return
+    with pytest.raises(RequestError, match=f"a.npz: the features span {most - least}, up to {most}; voices are added"):
+        check_nats(values, "a.npz")
 
 
 def test_silence_is_what_the_softest_twentieth_has_in_each_band():

@@ -18,7 +18,7 @@ Mix = Literal["log-power", "waveform", "replace"]
 """How two voices add up: log of summed powers (log-mel), sum (samples), or the later replaces the earlier (others)."""
 
 WIDEST_NATS = 80.0
-"""350 dB: log energies that spread wider are no natural logarithms, and their power overflows float32."""
+"""350 dB: log energies that spread wider, or lie higher, are no natural logarithms: their power overflows float32."""
 
 _SILENCE = 0.05  # quantile over time that is taken for the silence of a recording
 _LOUD = 0.95  # and the one for its speech
@@ -33,13 +33,13 @@ def check_nats(values: np.ndarray, source: str | Path) -> None:
     >>> check_nats(np.array([[-40.0], [60.0]]), "a.npz")
     Traceback (most recent call last):
         ...
-    weigher.errors.RequestError: a.npz: the features span 100; voices are added as powers, which needs energies in ...
+    weigher.errors.RequestError: a.npz: the features span 100, up to 60; voices are added as powers, which needs ...
     """
-    if np.ptp(values) > WIDEST_NATS:
+    if np.ptp(values) > WIDEST_NATS or np.max(values) > WIDEST_NATS:
         raise RequestError(
-            f"{source}: the features span {np.ptp(values):.0f}; voices are added as powers, which needs energies in "
-            'natural logarithm, not dB. For features that do not add up, such as embeddings, set "additive": false in '
-            'the config ({"model": {"front": {"additive": false}}})'
+            f"{source}: the features span {np.ptp(values):.0f}, up to {np.max(values):.0f}; voices are added as "
+            "powers, which needs energies in natural logarithm, not dB. For features that do not add up, such as embeddings, "
+            'set "additive": false in the config ({"model": {"front": {"additive": false}}})'
         )
 
 
