@@ -38,8 +38,8 @@ def check_nats(values: np.ndarray, source: str | Path) -> None:
     if np.ptp(values) > WIDEST_NATS or np.max(values) > WIDEST_NATS:
         raise RequestError(
             f"{source}: the features span {np.ptp(values):.0f}, up to {np.max(values):.0f}; voices are added as "
-            "powers, which needs energies in natural logarithm, not dB. For features that do not add up, such as embeddings, "
-            'set "additive": false in the config ({"model": {"front": {"additive": false}}})'
+            "powers, which needs energies in natural logarithm, not dB. For features that do not add up, such as "
+            'embeddings, set "additive": false in the config ({"model": {"front": {"additive": false}}})'
         )
 
 
