@@ -129,9 +129,10 @@ def _read(path: Path, settings: RecordingSettings | ImageSettings) -> RecordingS
     try:
         return read_config(path, settings)
     except RequestError as error:
-        kinds = {"recordings": RecordingSettings(), "images": ImageSettings()}
-        ours = "recordings" if isinstance(settings, RecordingSettings) else "images"
-        ((other, known),) = [(kind, known) for kind, known in kinds.items() if kind != ours]
+        if isinstance(settings, RecordingSettings):
+            ours, other, known = "recordings", "images", ImageSettings()
+        else:
+            ours, other, known = "images", "recordings", RecordingSettings()
         if _is_for(path, known, settings):
             raise RequestError(f"{path} has settings for {other}, and the data are {ours} ({error})") from error
         raise
@@ -143,10 +144,12 @@ def _is_for(path: Path, known: RecordingSettings | ImageSettings, others: Record
     from weigher.recordings.configs import read_config
 
     try:
-        given = read_json(path)
-        return bool((given.keys() - vars(others).keys()) & vars(known).keys()) or bool(read_config(path, known))
+        if (read_json(path).keys() - vars(others).keys()) & vars(known).keys():
+            return True
+        read_config(path, known)
     except (RequestError, AttributeError):  # no file, no JSON, no object of settings, or fit for neither
         return False
+    return True
 
 
 def _with_method(settings: RecordingSettings | ImageSettings, method: Any) -> RecordingSettings | ImageSettings:
