@@ -488,6 +488,12 @@ def test_two_runs_do_not_share_a_folder(world, run, tmp_path, capsys):
     assert list((tmp_path / "trained").iterdir()) == []
 
 
+def test_a_disk_without_locks_stops_no_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("weigher.cli.run_folder.try_lock", lambda descriptor: None)
+    with alone_in(tmp_path / "new"), alone_in(tmp_path / "new"):
+        assert (tmp_path / "new").is_dir()
+
+
 def test_what_was_learned_stays_where_a_later_step_is_refused(world, tmp_path, monkeypatch):
     def stops(*given, **named):
         pretrain_sequences(*given, **named)

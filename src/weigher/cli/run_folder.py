@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from weigher.errors import RequestError
+from weigher.io.locks import try_lock
 
 _OF_A_RUN = (
     *("config.json", "model", "model.safetensors", "last.safetensors", "best.safetensors", "metrics.jsonl"),
@@ -54,26 +55,15 @@ def nothing_left(out: Path, names: Collection[str], *, is_kept: Callable[[], boo
 
 @contextmanager
 def alone_in(out: Path) -> Iterator[None]:
-    """Hold a folder, made where it is missing, for one run; RequestError where another run is going on in it.
-
-    The system lets go of it with the process, however that ends.
-    """
+    """Hold a folder, made where it is missing, for one run; RequestError where another run is going on in it."""
     out.mkdir(parents=True, exist_ok=True)
-    if sys.platform == "win32":  # a folder cannot be locked there
+    if sys.platform == "win32":  # a folder cannot be opened there
         yield
         return
-    import fcntl
-
     descriptor = os.open(out, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RequestError(
-                f"another run is going on in {out}; wait for it to end, or give another folder"
-            ) from error
-        except OSError:  # some network disks have no such locks
-            pass
+        if try_lock(descriptor) is False:
+            raise RequestError(f"another run is going on in {out}; wait for it to end, or give another folder")
         yield
     finally:
         os.close(descriptor)

@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import socket
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -21,6 +20,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from weigher.errors import RequestError
+from weigher.io.locks import try_lock
 from weigher.recordings.diarizer import Diarizer
 from weigher.recordings.identify import open_index
 from weigher.serve.api import build_api
@@ -111,7 +111,7 @@ def private_folder() -> Iterator[Path]:
     os.environ[_UPLOADS] = str(folder / "page")
     try:
         with (folder / _LOCK).open("w") as lock:
-            _try_lock(lock.fileno())
+            try_lock(lock.fileno())
             yield folder
     finally:
         if before is None:
@@ -125,21 +125,8 @@ def _sweep() -> None:
     """Remove the folders of servers that were killed: nobody holds their lock."""
     for lock in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_LOCK}"):
         with suppress(OSError), lock.open("a") as file:
-            if _try_lock(file.fileno()):
+            if try_lock(file.fileno()):
                 shutil.rmtree(lock.parent, ignore_errors=True)
-
-
-def _try_lock(descriptor: int) -> bool:
-    """Lock a file until it is closed; False where somebody else holds it, or the system has no such locks."""
-    if sys.platform == "win32":
-        return False
-    import fcntl
-
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 class _Server(uvicorn.Server):
